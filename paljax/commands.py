@@ -1,0 +1,59 @@
+"""What all command lines share: parsing, one clear line for an error, the exit status."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from paljax.errors import RunError, UserError
+
+
+def say(line: str) -> None:
+    """Print a line now, so that it stands in order with what other programs print."""
+    print(line, flush=True)
+
+
+def on_terminal() -> bool:
+    """Whether a person watches: progress bars go to terminals only."""
+    return sys.stderr.isatty()
+
+
+def column_mapping(arguments: Sequence[str]) -> dict[str, str]:
+    """Read `OURS=THEIRS` arguments as a column mapping."""
+    pairs = [argument.partition("=") for argument in arguments]
+    for ours, equals, theirs in pairs:
+        if not (ours and equals and theirs):
+            raise UserError(
+                f"--column {ours}{equals}{theirs}: wanted OURS=THEIRS, as user_id=worker"
+            )
+    return {ours: theirs for ours, _, theirs in pairs}
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], None],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Parse a command line and run it.
+
+    Args:
+        parser: The command line.
+        command: Takes the parsed options.
+        arguments: The arguments, None for those of the process.
+
+    Returns:
+        0; 1 when the run can't go on; 2 when what the user gave is wrong.
+    """
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        command(options)
+    except (UserError, RunError) as error:
+        print(f"{parser.prog.removeprefix('python -m ')}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except BrokenPipeError:
+        # The reader of our output has gone; keep Python from complaining again at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0

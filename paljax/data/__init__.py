@@ -1,0 +1,1 @@
+"""Comparisons: where they come from, how they are split, encoded and batched."""

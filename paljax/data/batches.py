@@ -1,0 +1,184 @@
+"""An epoch as index arrays: which comparisons make a batch, and its distinct items and users.
+
+n comparisons, S steps an epoch, B comparisons a batch, I distinct items, M prompts and R users in
+one batch. A plan is a pure function of (seed, epoch), so an interrupted run continues exactly.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from numpy.typing import NDArray
+
+from paljax.data.dataset import Comparisons
+from paljax.models import Inputs, gather
+
+
+class Batch(NamedTuple):
+    """Comparisons whose distinct items, prompts and users are listed once."""
+
+    items: Inputs  # inputs of the distinct items, leading axis I
+    prompts: Inputs | None  # inputs of the distinct prompts, leading axis M
+    users: Int[Array, "R"]  # distinct rows of the user table, sorted; >= U is padding
+    chosen: Int[Array, "B"]  # row of items
+    rejected: Int[Array, "B"]  # row of items
+    prompt: Int[Array, "B"]  # row of prompts
+    user: Int[Array, "B"]  # row of users
+    weight: Float[Array, "B"]  # sample weight; 0 is padding
+    target: Float[Array, "B"]  # probability that the chosen item is preferred
+    prior_share: Float[Array, "B"]  # what the comparison carries of its user's prior
+    present: Bool[Array, "B"]  # False is padding
+
+
+class Plan(NamedTuple):
+    """Index arrays of S batches; the leading axis is the step."""
+
+    items: NDArray[np.int32]  # [S, I] distinct rows of the item table, padded with row 0
+    prompts: NDArray[np.int32]  # [S, M] distinct rows of the prompt table, padded with row 0
+    users: NDArray[np.int32]  # [S, R] distinct users, sorted, padded with numbers >= U
+    chosen: NDArray[np.int32]  # [S, B] place in items
+    rejected: NDArray[np.int32]  # [S, B] place in items
+    prompt: NDArray[np.int32]  # [S, B] place in prompts
+    user: NDArray[np.int32]  # [S, B] place in users
+    weight: NDArray[np.float32]  # [S, B]
+    target: NDArray[np.float32]  # [S, B]
+    prior_share: NDArray[np.float32]  # [S, B]
+    present: NDArray[np.bool_]  # [S, B]
+
+
+class Rows(NamedTuple):
+    """Comparisons to train on, with what each counts; every field has shape [n]."""
+
+    comparisons: Comparisons
+    weight: NDArray[np.float32]  # of mean one over the rows
+    target: NDArray[np.float32]  # probability that the chosen item is preferred
+    prior_share: NDArray[np.float32]  # sums over a user's rows to what the user's prior counts
+
+
+class Tables(NamedTuple):
+    """Inputs of all distinct items and prompts, on the device."""
+
+    items: Inputs  # leading axis N
+    prompts: Inputs | None  # leading axis of all prompts
+
+
+def training_rows(
+    comparisons: Comparisons, *, label_smoothing: float, weight_by_user: bool
+) -> Rows:
+    """Say what every training comparison counts, and its share of its user's prior.
+
+    The objective is Σ_u s_u (Σ_{j of u} ω_j ℓ_j + λ KL_u) with sample weights ω: s_u is one, or one
+    over the user's total weight, times a constant that makes the mean weight one.
+
+    Args:
+        comparisons: The training comparisons.
+        label_smoothing: ε in [0, 1/2): the chosen item is preferred with probability 1 - ε.
+        weight_by_user: Give every user the same total weight.
+
+    Returns:
+        The rows.
+    """
+    user, weight = comparisons.user, comparisons.weight.astype(np.float64)
+    scale = np.ones(len(user))
+    if weight_by_user:
+        scale = 1 / np.bincount(user, weights=weight)[user]
+    scale = scale / np.mean(scale * weight)
+    return Rows(
+        comparisons=comparisons,
+        weight=(scale * weight).astype(np.float32),
+        target=np.where(comparisons.tie, 0.5, 1 - label_smoothing).astype(np.float32),
+        prior_share=(scale / np.bincount(user)[user]).astype(np.float32),
+    )
+
+
+def steps_per_epoch(num_rows: int, batch_size: int) -> int:
+    """Number of batches; the last one may be partly padding."""
+    return -(-num_rows // batch_size)
+
+
+def plan_epoch(rows: Rows, *, num_users: int, batch_size: int, seed: int, epoch: int) -> Plan:
+    """Shuffle an epoch into batches and list the distinct items, prompts and users of each.
+
+    Args:
+        rows: The training rows.
+        num_users: U; numbers from U on are padding.
+        batch_size: B.
+        seed: Of the data order.
+        epoch: From 0.
+
+    Returns:
+        The plan. Its sizes I, M and R are rounded up to few distinct values, so that epochs share a
+        compiled step.
+    """
+    num_rows = len(rows.weight)
+    steps = steps_per_epoch(num_rows, batch_size)
+    order = np.random.default_rng((seed, epoch)).permutation(num_rows)
+    order = np.append(order, np.zeros(steps * batch_size - num_rows, np.int64))
+    order = order.reshape(steps, batch_size)
+    present = (np.arange(order.size) < num_rows).reshape(order.shape)
+
+    comparisons = rows.comparisons
+    both = np.concatenate([comparisons.chosen[order], comparisons.rejected[order]], axis=1)
+    items, places = _distinct(both, pad=lambda count: np.zeros(count, np.int32))
+    prompts, prompt = _distinct(
+        np.maximum(comparisons.prompt[order], 0), pad=lambda count: np.zeros(count, np.int32)
+    )
+    users, user = _distinct(
+        comparisons.user[order], pad=lambda count: num_users + np.arange(count, dtype=np.int32)
+    )
+    return Plan(
+        items=items,
+        prompts=prompts,
+        users=users,
+        chosen=places[:, :batch_size],
+        rejected=places[:, batch_size:],
+        prompt=prompt,
+        user=user,
+        weight=rows.weight[order],
+        target=rows.target[order],
+        prior_share=rows.prior_share[order],
+        present=present,
+    )
+
+
+def to_batch(tables: Tables, plan: Any) -> Batch:
+    """Gather the inputs of one step's distinct items and prompts.
+
+    Args:
+        tables: Inputs of all items and prompts.
+        plan: One step of a `Plan`, without the leading axis.
+
+    Returns:
+        The batch.
+    """
+    return Batch(
+        **plan._asdict()
+        | {
+            "items": gather(tables.items, plan.items),
+            "prompts": None if tables.prompts is None else gather(tables.prompts, plan.prompts),
+        }
+    )
+
+
+def _distinct(
+    values: NDArray[np.int32], *, pad: Any
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Distinct values of each row, sorted and padded to one size, and the place of each value."""
+    found = [np.unique(row, return_inverse=True) for row in values]
+    size = _rounded_up(max(len(distinct) for distinct, _ in found), most=values.shape[1])
+    table = np.stack([np.append(distinct, pad(size - len(distinct))) for distinct, _ in found])
+    places = np.stack([inverse for _, inverse in found])
+    return table.astype(np.int32), places.astype(np.int32)
+
+
+def _rounded_up(count: int, *, most: int) -> int:
+    """The next multiple of an eighth of the power of two above, at most `most`."""
+    grain = max(1, (1 << max(count - 1, 1).bit_length()) // 8)
+    return min(-(-count // grain) * grain, most)
+
+
+def place_tables(items: Inputs, prompts: Inputs | None) -> Tables:
+    """Put the tables on the device."""
+    return Tables(jax.tree.map(jnp.asarray, items), jax.tree.map(jnp.asarray, prompts))

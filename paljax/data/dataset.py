@@ -1,0 +1,172 @@
+"""Comparisons in memory: host NumPy arrays that index tables of distinct users, items and prompts.
+
+Shapes: n comparisons, N distinct items, M distinct prompts, D numbers an item.
+"""
+
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+class Comparisons(NamedTuple):
+    """n comparisons, one entry each; every field has shape [n]."""
+
+    user: NDArray[np.int32]  # row of Dataset.users
+    prompt: NDArray[np.int32]  # row of Dataset.prompts, -1 without a prompt
+    chosen: NDArray[np.int32]  # row of Dataset.items
+    rejected: NDArray[np.int32]  # row of Dataset.items
+    weight: NDArray[np.float32]  # sample weight, >= 0
+    tie: NDArray[np.bool_]  # the two sides were judged equal
+    task: NDArray[np.int32]  # rows with one number belong to one choice task
+
+    def select(self, rows: NDArray[Any]) -> "Comparisons":
+        """Return the comparisons at `rows` (a mask or row numbers), in that order."""
+        return Comparisons(*(field[rows] for field in self))
+
+
+# A table of distinct items or prompts: numbers [N, D], or N texts.
+Table = NDArray[np.float32] | tuple[str, ...]
+
+
+class Dataset(NamedTuple):
+    """Comparisons with the tables that they index and what is known about the rows."""
+
+    comparisons: Comparisons
+    users: tuple[str, ...]  # distinct user ids
+    items: Table  # distinct by content
+    prompts: Table | None  # distinct by content
+    attributes: tuple[str, ...]  # names of the D numbers of an item, () when unnamed
+    group: NDArray[np.object_] | None  # [n] label of the row's group
+    split: NDArray[np.object_] | None  # [n] train, validation, test or support
+    timestamp: NDArray[np.float64] | None  # [n]
+    dropped: dict[str, int]  # rows left out on request, by reason
+    facts: dict[str, float | str]  # what the builder knows of the data, e.g. bayes_accuracy
+
+
+def assemble(
+    user_id: Sequence[str],
+    chosen: NDArray[Any] | Sequence[str],
+    rejected: NDArray[Any] | Sequence[str],
+    *,
+    prompt: NDArray[Any] | Sequence[str] | None = None,
+    tie: NDArray[Any] | Sequence[bool] | None = None,
+    weight: NDArray[Any] | Sequence[float] | None = None,
+    task_id: Sequence[str | None] | None = None,
+    group: Sequence[str] | None = None,
+    split: Sequence[str] | None = None,
+    timestamp: NDArray[Any] | Sequence[float] | None = None,
+    attributes: Sequence[str] = (),
+    dropped: Mapping[str, int] | None = None,
+    facts: Mapping[str, float | str] | None = None,
+) -> Dataset:
+    """Build a dataset from columns of equal length n, one entry a comparison.
+
+    Users, items, prompts and tasks are numbered in order of first appearance: row by row, the
+    chosen item before the rejected one.
+
+    Args:
+        user_id: Who chose.
+        chosen: The preferred items: numbers [n, D], or n texts.
+        rejected: The other items, of the same kind and width.
+        prompt: What the items answer: numbers [n, any width], or n texts. None: no prompts.
+        tie: Whether the two sides were judged equal. None: no row is a tie.
+        weight: Sample weights, >= 0. None: 1 everywhere.
+        task_id: Rows of one user with one task_id are one choice task; a row with None is a task
+            of its own. None: every row is.
+        group: Label of the row's group.
+        split: train, validation, test or support.
+        timestamp: Seconds since 1970, UTC.
+        attributes: Names of the D numbers of an item; empty when unnamed or text.
+        dropped: Rows left out before, by reason.
+        facts: What the builder knows of the data.
+
+    Returns:
+        The dataset; items and prompts are distinct by content (numbers in float32, where -0 is 0).
+
+    Raises:
+        ValueError: Columns differ in length, items in kind or width, or a number is not finite.
+
+    Example:
+        >>> assemble(["ann", "ben"], ["tea", "tea"], ["milk", "rum"]).items
+        ('tea', 'milk', 'rum')
+    """
+    n = len(user_id)
+    columns: dict[str, Sized | None] = {"chosen": chosen, "rejected": rejected, "prompt": prompt}
+    columns |= {"tie": tie, "weight": weight, "task_id": task_id, "group": group, "split": split}
+    columns |= {"timestamp": timestamp}
+    for name, column in columns.items():
+        if column is not None and len(column) != n:
+            raise ValueError(f"{name} has {len(column)} rows, user_id has {n}")
+
+    user, users = _distinct(user_id)
+    item, items = _distinct(_alternate(chosen, rejected))
+    prompt_row, prompts = (np.full(n, -1), None) if prompt is None else _distinct(prompt)
+    width = items.shape[1] if isinstance(items, np.ndarray) else 0
+    if len(attributes) not in (0, width):
+        raise ValueError(f"{len(attributes)} attributes for items of {width} numbers")
+
+    comparisons = Comparisons(
+        user=user.astype(np.int32),
+        prompt=prompt_row.astype(np.int32),
+        chosen=item[0::2].astype(np.int32),
+        rejected=item[1::2].astype(np.int32),
+        weight=np.ones(n, np.float32) if weight is None else np.array(weight, np.float32),
+        tie=np.zeros(n, np.bool_) if tie is None else np.array(tie, np.bool_),
+        task=_task_numbers(user, [None] * n if task_id is None else task_id),
+    )
+    return Dataset(
+        comparisons=comparisons,
+        users=tuple(users),
+        items=items,
+        prompts=prompts,
+        attributes=tuple(attributes),
+        group=None if group is None else np.array(group, np.object_),
+        split=None if split is None else np.array(split, np.object_),
+        timestamp=None if timestamp is None else np.array(timestamp, np.float64),
+        dropped=dict(dropped or {}),
+        facts=dict(facts or {}),
+    )
+
+
+def _distinct(values: NDArray[Any] | Sequence[str]) -> tuple[NDArray[np.int64], Table]:
+    """Number the rows by content in order of first appearance; return numbers and table."""
+    if not isinstance(values, np.ndarray):
+        texts = pa.array(values, pa.large_string()).dictionary_encode()
+        return np.asarray(texts.indices, np.int64), tuple(texts.dictionary.to_pylist())
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise ValueError(f"numbers have shape {values.shape}, wanted [rows, width]")
+    numbers = np.ascontiguousarray(values, np.float32) + np.float32(0)  # -0 becomes 0
+    if not np.isfinite(numbers).all():
+        raise ValueError("an item or prompt holds a number that is NaN or infinite in float32")
+    # A row is one string of bytes to Arrow, whose hash table keeps the order; np.unique would sort.
+    row_type = pa.binary(numbers.shape[1] * numbers.itemsize)
+    rows = pa.Array.from_buffers(row_type, len(numbers), [None, pa.py_buffer(numbers)])
+    codes = np.asarray(rows.dictionary_encode().indices, np.int64)
+    first_rows = np.unique(codes, return_index=True)[1]
+    return codes, numbers[first_rows]
+
+
+def _alternate(
+    chosen: NDArray[Any] | Sequence[str], rejected: NDArray[Any] | Sequence[str]
+) -> NDArray[Any] | list[str]:
+    """Return chosen 0, rejected 0, chosen 1, rejected 1, ..."""
+    if isinstance(chosen, np.ndarray) and isinstance(rejected, np.ndarray):
+        if chosen.shape != rejected.shape or chosen.ndim != 2:
+            raise ValueError(f"chosen has shape {chosen.shape}, rejected {rejected.shape}")
+        return np.stack([chosen, rejected], axis=1).reshape(-1, chosen.shape[1])
+    if isinstance(chosen, np.ndarray) or isinstance(rejected, np.ndarray):
+        raise ValueError("chosen and rejected must both be numbers or both be text")
+    return [item for pair in zip(chosen, rejected, strict=True) for item in pair]
+
+
+def _task_numbers(user: NDArray[np.int64], task_id: Sequence[str | None]) -> NDArray[np.int32]:
+    """Number the pairs (user, task_id) in order of first appearance; None is equal to nothing."""
+    labels = pa.array(task_id, pa.large_string()).dictionary_encode()
+    label = np.asarray(labels.indices.fill_null(-1), np.int64)
+    num_labels, rows = len(labels.dictionary), np.arange(len(label))
+    label = np.where(label < 0, num_labels + rows, label)
+    pairs = pa.array(user * (num_labels + len(label)) + label).dictionary_encode()
+    return np.asarray(pairs.indices, np.int32)

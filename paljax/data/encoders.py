@@ -1,0 +1,151 @@
+"""From items as they are written to the vectors that a model reads.
+
+An encoder learns what it must from the training comparisons alone: `numbers` the mean and spread of
+every column, `item_id` which items there are. N items, D numbers.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from paljax.data.dataset import Table
+from paljax.errors import UserError
+from paljax.models import Inputs, VectorInputs
+from paljax.ranges import PositiveInt
+
+
+class Numbers(BaseModel):
+    """The item's own numbers, standardised by training statistics."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Literal["numbers"] = "numbers"
+
+
+class ItemId(BaseModel):
+    """A learned vector for every item that training sees; zero for any other."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Literal["item_id"] = "item_id"
+    width: PositiveInt = 16
+
+
+EncoderConfig = Numbers | ItemId
+
+
+class Encoder(NamedTuple):
+    """A fitted encoder: a concatenation of standardised numbers and a learned vector."""
+
+    mean: NDArray[np.float32]  # [D], empty without `numbers`
+    scale: NDArray[np.float32]  # [D], one where a column is constant
+    known: tuple[str, ...]  # items with a learned vector, as `content` writes them
+    width: int  # of the learned vector, 0 without `item_id`
+
+    def encode(self, table: Table) -> Inputs:
+        """Inputs of these items for a model.
+
+        Args:
+            table: Items of the kind that the encoder was fitted on.
+
+        Returns:
+            [N, D] array, or `VectorInputs` where items have a learned vector.
+
+        Raises:
+            UserError: If the items are of another kind or width.
+        """
+        features = np.zeros((len(table), 0), np.float32)
+        if len(self.mean):
+            numbers = _require_numbers(table)
+            if numbers.shape[1] != len(self.mean):
+                raise UserError(
+                    f"items have {numbers.shape[1]} numbers, "
+                    f"the model was trained on {len(self.mean)}"
+                )
+            features = (numbers - self.mean) / self.scale
+        if not self.width:
+            return features
+        place = {item: row for row, item in enumerate(self.known)}
+        ids = np.array([place.get(item, -1) for item in content(table)], np.int32)
+        return VectorInputs(features, ids)
+
+    def blank(self) -> Inputs:
+        """Inputs of one item that is all zeros, to know widths by."""
+        features = np.zeros((1, len(self.mean)), np.float32)
+        return VectorInputs(features, np.zeros(1, np.int32)) if self.width else features
+
+    def learned_vectors(self) -> tuple[int, int] | None:
+        """Number and width of the learned vectors, None without."""
+        return (len(self.known), self.width) if self.width else None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `encoder_from_json` reads back."""
+        return {
+            "mean": self.mean.tolist(),
+            "scale": self.scale.tolist(),
+            "known": list(self.known),
+            "width": self.width,
+        }
+
+
+def encoder_from_json(record: dict[str, Any]) -> Encoder:
+    """The encoder that `Encoder.to_json` wrote."""
+    return Encoder(
+        np.asarray(record["mean"], np.float32),
+        np.asarray(record["scale"], np.float32),
+        tuple(record["known"]),
+        record["width"],
+    )
+
+
+def fit_encoder(
+    configs: Sequence[EncoderConfig], table: Table, training_rows: NDArray[np.int64]
+) -> Encoder:
+    """Learn an encoder from the items of the training comparisons.
+
+    Args:
+        configs: The encoders to concatenate, at most one of a kind.
+        table: All distinct items.
+        training_rows: Rows of the table, one for every time that an item appears in training.
+
+    Returns:
+        The fitted encoder.
+
+    Raises:
+        UserError: If an encoder does not fit the items.
+    """
+    by_name = {config.name: config for config in configs}
+    if len(by_name) < len(configs):
+        raise UserError("encoder: every encoder may appear once in a concatenation")
+    mean = scale = np.zeros(0, np.float32)
+    if "numbers" in by_name:
+        appearing = _require_numbers(table)[training_rows].astype(np.float64)
+        mean, spread = appearing.mean(0), appearing.std(0)
+        mean = mean.astype(np.float32)
+        # A constant column has the spread of its rounding error; leave it as it is.
+        scale = np.where(spread > 1e-6 * (1 + np.abs(mean)), spread, 1).astype(np.float32)
+    known: tuple[str, ...] = ()
+    width = 0
+    if isinstance(item_id := by_name.get("item_id"), ItemId):
+        written = content(table)
+        known = tuple(written[row] for row in np.unique(training_rows))
+        width = item_id.width
+    return Encoder(mean, scale, known, width)
+
+
+def content(table: Table) -> Sequence[str]:
+    """Every item as text that identifies it."""
+    if isinstance(table, tuple):
+        return table
+    return [json.dumps(numbers) for numbers in table.tolist()]
+
+
+def _require_numbers(table: Table) -> NDArray[np.float32]:
+    if isinstance(table, tuple):
+        raise UserError(
+            f"encoder: 'numbers' needs items that are lists of numbers, these are text "
+            f"({table[0][:40]!r}); use 'item_id'"
+        )
+    return table

@@ -1,0 +1,82 @@
+"""From the configuration's data sections to what training and evaluation read."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from paljax.config import ColumnSplits, Config, FileData
+from paljax.data import builders, files
+from paljax.data.batches import Tables, place_tables
+from paljax.data.dataset import Dataset
+from paljax.data.encoders import Encoder, fit_encoder
+from paljax.data.splits import Split, require_training_data, split_at_random, split_by_column
+from paljax.errors import UserError
+
+
+class Prepared(NamedTuple):
+    """Data of a run, split and encoded."""
+
+    dataset: Dataset
+    split: Split
+    item_encoder: Encoder
+    prompt_encoder: Encoder | None
+    tables: Tables
+
+
+def prepare(config: Config, *, uses_prompts: bool) -> Prepared:
+    """Load, split and encode the comparisons of a configuration.
+
+    Args:
+        config: The run's configuration.
+        uses_prompts: Whether the model looks at prompts.
+
+    Returns:
+        The data; encoders have seen training rows only.
+
+    Raises:
+        UserError: If the data can't be read or don't fit the configuration.
+    """
+    dataset = load_dataset(config)
+    if isinstance(config.splits, ColumnSplits):
+        split = split_by_column(dataset)
+    else:
+        split = split_at_random(dataset, **config.splits.model_dump(exclude={"name"}))
+    require_training_data(split)
+    train = dataset.comparisons.select(split.rows("train"))
+    appearing = np.concatenate([train.chosen, train.rejected])
+    item_encoder = fit_encoder(config.encoder, dataset.items, appearing)
+    prompt_encoder = None
+    if uses_prompts:
+        if dataset.prompts is None:
+            raise UserError(
+                f"model.name: {config.model.name!r} needs prompts, the comparisons have none; "
+                "'pal_a' does without"
+            )
+        prompt_encoder = fit_encoder(config.prompt_encoder, dataset.prompts, train.prompt)
+    return Prepared(
+        dataset,
+        split,
+        item_encoder,
+        prompt_encoder,
+        encode_tables(dataset, item_encoder, prompt_encoder),
+    )
+
+
+def load_dataset(config: Config) -> Dataset:
+    """The comparisons that a configuration names."""
+    data = config.data
+    if isinstance(data, FileData):
+        return files.read_comparisons(data.path, columns=data.columns, on_bad_row=data.on_bad_row)
+    return builders.load(data.name, **data.model_dump(exclude={"name"}))
+
+
+def encode_tables(
+    dataset: Dataset, item_encoder: Encoder, prompt_encoder: Encoder | None
+) -> Tables:
+    """Encode all distinct items and prompts and put them on the device."""
+    prompts = None
+    if prompt_encoder is not None:
+        if dataset.prompts is None:
+            raise UserError("the model needs prompts, the comparisons have no 'prompt' column")
+        prompts = prompt_encoder.encode(dataset.prompts)
+    return place_tables(item_encoder.encode(dataset.items), prompts)

@@ -1,0 +1,144 @@
+"""Who learns from what: parts of the comparisons that never share a choice task.
+
+Users are *seen* (they have training rows) or *unseen* (they join later). A seen user's tasks are
+divided among train, validation and test; an unseen user's among support, which the user may learn
+from, and query, on which the user is scored.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paljax.data.dataset import Comparisons, Dataset
+from paljax.errors import UserError
+
+PARTS = ("train", "validation", "test", "support", "query")
+
+
+class Split(NamedTuple):
+    """The part of every comparison, and the order in which support comparisons arrive."""
+
+    part: NDArray[np.object_]  # [n] a name in PARTS
+    arrival: NDArray[np.int32]  # [n] place among the user's support rows, from 0; -1 elsewhere
+
+    def rows(self, *parts: str) -> NDArray[np.int64]:
+        """Row numbers of these parts, ascending."""
+        return np.flatnonzero(np.isin(self.part, parts))
+
+    def shots(self, count: int) -> NDArray[np.int64]:
+        """Row numbers of the first `count` support comparisons of every unseen user."""
+        return np.flatnonzero((self.arrival >= 0) & (self.arrival < count))
+
+
+def split_at_random(
+    dataset: Dataset,
+    *,
+    validation: float,
+    test: float,
+    unseen_users: float,
+    query: float,
+    seed: int,
+) -> Split:
+    """Split by user, and by choice task inside each user.
+
+    Shares of a user's tasks are rounded at random, so that the parts keep their shares on average
+    even where users have few tasks; a seen user keeps at least one task to learn from, an unseen
+    user at least one to be scored on.
+
+    Args:
+        dataset: The comparisons.
+        validation: Share of a seen user's tasks, in [0, 1).
+        test: Share of a seen user's tasks, in [0, 1).
+        unseen_users: Share of users that training never sees, in [0, 1).
+        query: Share of an unseen user's tasks that is scored, in (0, 1].
+        seed: Of the split alone.
+
+    Returns:
+        The split.
+    """
+    generator = np.random.default_rng(seed)
+    comparisons = dataset.comparisons
+    num_users = len(dataset.users)
+    unseen = np.zeros(num_users, bool)
+    unseen[generator.permutation(num_users)[: round(unseen_users * num_users)]] = True
+
+    user_of_task = np.zeros(comparisons.task.max() + 1, np.int64)
+    user_of_task[comparisons.task] = comparisons.user
+    order = np.lexsort((generator.random(len(user_of_task)), user_of_task))
+    tasks_of_user = np.split(order, np.cumsum(np.bincount(user_of_task, minlength=num_users))[:-1])
+
+    part_of_task = np.empty(len(user_of_task), object)
+    rank_of_task = np.empty(len(user_of_task), np.int64)
+    for user, tasks in enumerate(tasks_of_user):
+        rank_of_task[tasks] = np.arange(len(tasks))
+        dither = generator.random(2)
+        if unseen[user]:
+            num_query = max(1, int(query * len(tasks) + dither[0]))
+            part_of_task[tasks] = "support"
+            part_of_task[tasks[:num_query]] = "query"
+        else:
+            num_test = min(int(test * len(tasks) + dither[0]), len(tasks) - 1)
+            num_validation = int(validation * len(tasks) + dither[1])
+            num_validation = min(num_validation, len(tasks) - 1 - num_test)
+            part_of_task[tasks] = "train"
+            part_of_task[tasks[:num_test]] = "test"
+            part_of_task[tasks[num_test : num_test + num_validation]] = "validation"
+    part = part_of_task[comparisons.task]
+    return Split(part, _arrivals(comparisons, part, rank_of_task[comparisons.task]))
+
+
+def split_by_column(dataset: Dataset) -> Split:
+    """Take the split from the file's `split` column.
+
+    A user with rows in train or validation is seen. A user with neither is unseen: `support` rows
+    are learned from in the order of the file, `test` rows are scored.
+
+    Args:
+        dataset: Comparisons with a split column.
+
+    Returns:
+        The split.
+
+    Raises:
+        UserError: If a user has both training and support rows, or nothing is for training.
+    """
+    if dataset.split is None:
+        raise UserError("splits.column: the comparisons have no 'split' column")
+    comparisons = dataset.comparisons
+    part = dataset.split.copy()
+    seen = np.zeros(len(dataset.users), bool)
+    seen[comparisons.user[np.isin(part, ("train", "validation"))]] = True
+    torn = seen[comparisons.user] & (part == "support")
+    if torn.any():
+        user = dataset.users[comparisons.user[torn][0]]
+        raise UserError(
+            f"split column: user {user!r} has rows in 'support' and in 'train' or 'validation'; "
+            "a user either trains or joins later"
+        )
+    part[~seen[comparisons.user] & (part == "test")] = "query"
+    return Split(part, _arrivals(comparisons, part, np.arange(len(part))))
+
+
+def require_training_data(split: Split) -> None:
+    """Refuse a split that leaves nothing to learn from, to choose by or to be scored on."""
+    for part in ("train", "validation", "test"):
+        if not len(split.rows(part)):
+            raise UserError(
+                f"splits: no comparison is left for {part!r}; give more comparisons a user "
+                "or change the shares under 'splits'"
+            )
+
+
+def _arrivals(
+    comparisons: Comparisons, part: NDArray[np.object_], rank: NDArray[np.int64]
+) -> NDArray[np.int32]:
+    """Number every user's support rows by rank, rows of one rank by their place in the file."""
+    arrival = np.full(len(part), -1, np.int32)
+    support = np.flatnonzero(part == "support")
+    order = support[np.lexsort((support, rank[support], comparisons.user[support]))]
+    users = comparisons.user[order]
+    starts = np.flatnonzero(np.diff(users, prepend=-1))
+    lengths = np.diff(np.append(starts, len(users)))
+    arrival[order] = np.arange(len(users)) - np.repeat(starts, lengths)
+    return arrival

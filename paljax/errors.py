@@ -1,0 +1,29 @@
+"""Mistakes of the user: what was given, what was wanted, and the nearest valid choice."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """What the user gave is wrong, told in one clear line. Commands print it and exit with 2."""
+
+
+class RunError(Exception):
+    """A well-formed run can't go on. Commands print the line and exit with 1."""
+
+
+def nearest(given: object, choices: Iterable[object]) -> str:
+    """Name the valid choice that is nearest to what was given, or all of them.
+
+    Args:
+        given: What the user wrote.
+        choices: The valid values.
+
+    Returns:
+        "did you mean 'x'?" where one choice is close, else "choose one of 'x', 'y'".
+    """
+    names = [str(choice) for choice in choices]
+    close = difflib.get_close_matches(str(given), names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "choose one of " + ", ".join(repr(name) for name in names)

@@ -1,0 +1,121 @@
+"""`python -m paljax.evaluate`: score a trained model on comparisons of a file."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paljax.commands import column_mapping, run_command, say
+
+if TYPE_CHECKING:
+    from paljax.data.dataset import Dataset
+    from paljax.trained_model import TrainedModel
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m paljax.evaluate",
+        description="Score a trained model on comparisons. Users of the run have their own "
+        "weights, users of --adapt are fitted to it, all others have the population's weights.",
+    )
+    parser.add_argument("--run", type=Path, required=True, help="a finished run directory")
+    parser.add_argument("--comparisons", type=Path, required=True, metavar="FILE")
+    parser.add_argument(
+        "--adapt", type=Path, metavar="FILE", help="support comparisons of new users"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the scores as JSON")
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="OURS=THEIRS", help="rename a column"
+    )
+    return parser
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Run the command."""
+    import numpy as np
+
+    from paljax import runs
+    from paljax.data import files
+    from paljax.errors import UserError
+    from paljax.evaluation import score
+    from paljax.predictions import comparison_margins, encode
+    from paljax.trained_model import weights_for
+
+    model, columns = _load(options.run), column_mapping(options.column)
+    dataset = files.read_comparisons(options.comparisons, columns=columns)
+    joined: dict[str, Any] = {}
+    if options.adapt is not None:
+        support = files.read_comparisons(options.adapt, columns=columns)
+        _refuse_overlap(support, dataset, options)
+        joined = _joined_weights(model, support)
+    weights, sources = weights_for(model, dataset.users, joined)
+    rows = dataset.comparisons.select(~dataset.comparisons.tie)
+    if not len(rows.user):
+        raise UserError(f"{options.comparisons}: holds ties only; nothing can be scored")
+    encoded = encode(model.trained.model, model.trained.params, model.encode(dataset))
+    margins = comparison_margins(model.trained.model, model.trained.params, encoded, rows, weights)
+    groups = np.full(len(dataset.comparisons.user), "all", object)
+    if dataset.group is not None:
+        groups = dataset.group
+    scores = score(
+        margins,
+        rows.user,
+        groups[~dataset.comparisons.tie],
+        resamples=model.config.evaluation.resamples,
+        seed=model.config.seed,
+    )
+    scores |= {"weights_from": sources, "ties": int(dataset.comparisons.tie.sum())}
+    if options.out is not None:
+        runs.write_json(options.out, scores)
+    say(json.dumps(scores, indent=2))
+
+
+def _load(run: Path) -> "TrainedModel":
+    from paljax.trained_model import load_model
+
+    return load_model(run)
+
+
+def _joined_weights(model: "TrainedModel", support: "Dataset") -> dict[str, Any]:
+    from paljax.predictors import join
+
+    fitted = join(model.trained, model.encode(support), support.comparisons, len(support.users))
+    return dict(zip(support.users, fitted.weights, strict=True))
+
+
+def _refuse_overlap(support: "Dataset", query: "Dataset", options: argparse.Namespace) -> None:
+    """A comparison that a user was fitted to can't score the fit."""
+    from paljax.errors import UserError
+
+    shared = _identities(support) & _identities(query)
+    if shared:
+        raise UserError(
+            f"{options.adapt}: {len(shared)} of its comparisons are also in {options.comparisons} "
+            f"(user {min(shared)[0]!r} among others); what a user was fitted to can't be scored"
+        )
+
+
+def _identities(dataset: "Dataset") -> set[tuple[str, ...]]:
+    """Who compared what, whichever side was chosen."""
+    from paljax.data.encoders import content
+
+    items = content(dataset.items)
+    prompts = ("",) if dataset.prompts is None else content(dataset.prompts)
+    rows = dataset.comparisons
+    return {
+        (dataset.users[user], prompts[max(prompt, 0)], *sorted((items[chosen], items[rejected])))
+        for user, prompt, chosen, rejected in zip(
+            rows.user, rows.prompt, rows.chosen, rows.rejected, strict=True
+        )
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    return run_command(parser(), evaluate, arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

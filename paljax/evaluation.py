@@ -1,0 +1,192 @@
+"""Scores of predicted margins, with intervals by bootstrap over users.
+
+n comparisons of U users in G groups; R resamples of the users. A margin of zero counts half.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_BINS = 10  # equal-width bins of confidence max(p, 1 - p), which lies in [1/2, 1]
+LOW_QUANTILE = 0.1  # accuracy_p10_user: a tenth of the users are served no better than this
+INTERVAL = (2.5, 97.5)
+
+Scores = dict[str, Any]
+Floats = NDArray[np.float64]
+
+
+class _UserSums(NamedTuple):
+    """Sums over each user's comparisons: all that a resample of users needs."""
+
+    count: Floats  # [U]
+    correct: Floats  # [U]
+    nll: Floats  # [U]
+    group_count: Floats  # [U, G]
+    group_correct: Floats  # [U, G]
+    bin_count: Floats  # [U, bins]
+    bin_correct: Floats  # [U, bins]
+    bin_confidence: Floats  # [U, bins]
+
+
+def correctness(margins: NDArray[Any]) -> Floats:
+    """1 where the chosen item has the higher reward, 1/2 where the rewards are equal."""
+    return 0.5 * (1 + np.sign(margins.astype(np.float64)))
+
+
+def confidence(margins: NDArray[Any]) -> Floats:
+    """Probability σ(|m|) that the model gives to the side it prefers, in [1/2, 1]."""
+    probability: Floats = 1 / (1 + np.exp(-np.abs(margins.astype(np.float64))))
+    return probability
+
+
+def score(
+    margins: NDArray[Any],
+    users: NDArray[Any],
+    groups: NDArray[Any],
+    *,
+    resamples: int,
+    seed: int,
+) -> Scores:
+    """Score margins of comparisons whose chosen item is known.
+
+    Args:
+        margins: Predicted margins in nats, shape [n].
+        users: User of every comparison, shape [n]; intervals resample these.
+        groups: Group label of every comparison, shape [n].
+        resamples: R; more give steadier intervals.
+        seed: Of the resampling.
+
+    Returns:
+        accuracy; accuracy_macro_user, the mean over users; accuracy_worst_group; accuracy_p10_user,
+        the first decile of users' accuracies; nll in nats a comparison; ece, the expected
+        calibration error; n; n_users; and intervals, the 95 % percentile interval of each.
+
+    Source:
+        Expected calibration error: Guo et al., arXiv 1706.04599, equation 3. Bootstrap over users:
+        Efron and Tibshirani (1993), section 13.3.
+    """
+    sums = _sum_by_user(margins, users, groups)
+    num_users = len(sums.count)
+    everybody = np.ones((1, num_users))
+    copies = np.random.default_rng(seed).multinomial(
+        num_users, np.full(num_users, 1 / num_users), size=resamples
+    )
+    point = {name: float(value[0]) for name, value in _statistics(sums, everybody).items()}
+    spread = _statistics(sums, copies.astype(np.float64))
+    intervals = {
+        name: [float(end) for end in np.percentile(values, INTERVAL)]
+        for name, values in spread.items()
+    }
+    return point | {"n": len(margins), "n_users": num_users, "intervals": intervals}
+
+
+def accuracy_gain(
+    margins: NDArray[Any],
+    baseline_margins: NDArray[Any],
+    users: NDArray[Any],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Difference of two models' accuracies on the same comparisons, paired within users.
+
+    Args:
+        margins: Margins of the model, shape [n].
+        baseline_margins: Margins of the baseline on the same comparisons, shape [n].
+        users: User of every comparison, shape [n].
+        resamples: R.
+        seed: Of the resampling.
+
+    Returns:
+        accuracy, the gain, and its 95 % interval.
+    """
+    _, user = np.unique(users, return_inverse=True)
+    difference = correctness(margins) - correctness(baseline_margins)
+    sums, counts = np.bincount(user, weights=difference), np.bincount(user).astype(np.float64)
+    copies = np.random.default_rng(seed).multinomial(
+        len(counts), np.full(len(counts), 1 / len(counts)), size=resamples
+    )
+    interval = np.percentile((copies @ sums) / (copies @ counts), INTERVAL)
+    return {"accuracy": float(difference.mean()), "interval": [float(end) for end in interval]}
+
+
+def calibration(margins: NDArray[Any]) -> list[dict[str, float]]:
+    """Mean confidence and accuracy in each bin of confidence that is not empty."""
+    which = _bin_of(margins)
+    certain, correct = confidence(margins), correctness(margins)
+    return [
+        {
+            "confidence": float(certain[which == place].mean()),
+            "accuracy": float(correct[which == place].mean()),
+            "n": int((which == place).sum()),
+        }
+        for place in range(NUM_BINS)
+        if (which == place).any()
+    ]
+
+
+def accuracy_by_user(
+    margins: NDArray[Any], users: NDArray[Any], *, num_users: int
+) -> NDArray[np.float64]:
+    """Accuracy on each user's comparisons, shape [U]; NaN for a user without any."""
+    counts = np.bincount(users, minlength=num_users)
+    correct = np.bincount(users, weights=correctness(margins), minlength=num_users)
+    return np.where(counts > 0, correct / np.maximum(counts, 1), np.nan)
+
+
+def _bin_of(margins: NDArray[Any]) -> NDArray[np.int64]:
+    return np.minimum(((confidence(margins) - 0.5) * 2 * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+
+
+def _sum_by_user(margins: NDArray[Any], users: NDArray[Any], groups: NDArray[Any]) -> _UserSums:
+    _, user = np.unique(users, return_inverse=True)
+    _, group = np.unique(groups, return_inverse=True)
+    num_users, num_groups = user.max() + 1, group.max() + 1
+    ones, correct = np.ones(len(user)), correctness(margins)
+    nll = np.logaddexp(0, -margins.astype(np.float64))
+
+    def total(values: Floats) -> Floats:
+        return np.bincount(user, weights=values, minlength=num_users)
+
+    def total_by(column: NDArray[np.int64], size: int, values: Floats) -> Floats:
+        flat = np.bincount(user * size + column, weights=values, minlength=num_users * size)
+        return flat.reshape(num_users, size)
+
+    bins = _bin_of(margins)
+    return _UserSums(
+        count=total(ones),
+        correct=total(correct),
+        nll=total(nll),
+        group_count=total_by(group, num_groups, ones),
+        group_correct=total_by(group, num_groups, correct),
+        bin_count=total_by(bins, NUM_BINS, ones),
+        bin_correct=total_by(bins, NUM_BINS, correct),
+        bin_confidence=total_by(bins, NUM_BINS, confidence(margins)),
+    )
+
+
+def _statistics(sums: _UserSums, copies: Floats) -> dict[str, Floats]:
+    """Every score of resampled users; `copies` [R, U] says how often a user is drawn."""
+    count = copies @ sums.count
+    user_accuracy = sums.correct / sums.count
+    group_count, group_correct = copies @ sums.group_count, copies @ sums.group_correct
+    group_accuracy = np.where(group_count > 0, group_correct / np.maximum(group_count, 1), np.inf)
+    gaps = np.abs(copies @ sums.bin_correct - copies @ sums.bin_confidence)
+    return {
+        "accuracy": copies @ sums.correct / count,
+        "accuracy_macro_user": copies @ user_accuracy / copies.sum(axis=1),
+        "accuracy_worst_group": group_accuracy.min(axis=1),
+        "accuracy_p10_user": _low_quantile(user_accuracy, copies),
+        "nll": copies @ sums.nll / count,
+        "ece": gaps.sum(axis=1) / count,
+    }
+
+
+def _low_quantile(values: Floats, copies: Floats) -> Floats:
+    """Smallest value that at least a tenth of the drawn users do not exceed."""
+    order = np.argsort(values)
+    drawn = np.cumsum(copies[:, order], axis=1)
+    # A hair below the share: a tenth of ten users is one user, whatever the rounding.
+    place = np.argmax(drawn >= LOW_QUANTILE * drawn[:, -1:] - 1e-9, axis=1)
+    return values[order][place]

@@ -1,0 +1,25 @@
+"""Pure functions on arrays: the mathematics of paljax, importable without Flax or Optax.
+
+Every kernel is one formula, unreduced; callers `jit`, `vmap`, mask and average. Kernels work in
+the dtype that they are given.
+"""
+
+from paljax.kernels.advantages import leave_one_out
+from paljax.kernels.choices import log_choice, log_evidence, responsibilities
+from paljax.kernels.distances import ideal_point_rewards, mix, squared_distances
+from paljax.kernels.simplex import SimplexFit, fit_simplex, fit_simplex_nonlinear
+from paljax.kernels.weights import exponentiated_gradient
+
+__all__ = [
+    "SimplexFit",
+    "exponentiated_gradient",
+    "fit_simplex",
+    "fit_simplex_nonlinear",
+    "ideal_point_rewards",
+    "leave_one_out",
+    "log_choice",
+    "log_evidence",
+    "mix",
+    "responsibilities",
+    "squared_distances",
+]

@@ -1,0 +1,214 @@
+"""Fit a preference model and its users' weights by minibatch gradients.
+
+B comparisons a batch, I distinct items, M distinct prompts and R distinct users in it, U users in
+all, K prototypes.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from paljax.data.batches import Batch
+from paljax.learners.lazy_rows import lazy_rows
+from paljax.learners.learner import Learner, Metrics
+from paljax.learners.losses import Loss, expected_loss
+from paljax.models import Inputs, Params, PreferenceModel, gather, margins
+
+PARAMETER_GROUPS = ("networks", "prototypes", "scale", "user_weights")
+
+
+class FitState(NamedTuple):
+    """All that the next step needs."""
+
+    params: Params  # of the preference model
+    population: Float[Array, "K"]  # logits of the population's weights w̄
+    optimizer: optax.OptState  # of params and population
+    user_logits: Float[Array, "U K"]  # W, relative to the population's: w = softmax(population + W)
+    user_optimizer: optax.OptState  # leading axis U
+    step: Int[Array, ""]  # steps taken
+    key: PRNGKeyArray  # step t draws from fold_in(key, t)
+
+
+class OptimizerSettings(NamedTuple):
+    """How parameters move. Learning rates and weight decays are by parameter group."""
+
+    learning_rate: dict[str, float]  # peak rate of each of PARAMETER_GROUPS
+    weight_decay: dict[str, float]  # decoupled decay of each of PARAMETER_GROUPS
+    schedule: optax.Schedule  # step -> factor of the peak rates, in [0, 1]
+    clip_norm: float | None  # largest global norm of the gradient
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+
+def weights_of(population: Float[Array, "K"], logits: Float[Array, "R K"]) -> Float[Array, "R K"]:
+    """Weights on the simplex of users with these logits relative to the population's."""
+    return jax.nn.softmax(population[None, :] + logits, axis=1)
+
+
+def prior_penalty(population: Float[Array, "K"], logits: Float[Array, "R K"]) -> Float[Array, "R"]:
+    """KL(w̄ ‖ w) in nats: zero for a user who has the population's weights.
+
+    Source:
+        paljax's design, section 2.3: the log-density of a Dirichlet with concentration 1 + λ w̄,
+        up to a constant and the factor λ.
+    """
+    log_population = jax.nn.log_softmax(population)
+    log_weights = jax.nn.log_softmax(population[None, :] + logits, axis=1)
+    return (log_population[None, :] - log_weights) @ jnp.exp(log_population)
+
+
+def fit_by_gradient(
+    model: PreferenceModel,
+    *,
+    example_items: Inputs,
+    example_prompts: Inputs | None,
+    num_users: int,
+    loss: Loss,
+    prior_strength: float,
+    optimizer: OptimizerSettings,
+) -> Learner:
+    """Minimise Σ_j ω_j ℓ(m_j) + λ Σ_u KL(w̄ ‖ w_u) over networks, prototypes and user weights.
+
+    A user's logits are kept relative to the population's. A user who is in no batch keeps the row
+    of zeros with which it started, and so has the population's weights exactly.
+
+    Args:
+        model: The preference model.
+        example_items: Inputs of at least one item; only their widths matter.
+        example_prompts: Inputs of at least one prompt, or None.
+        num_users: U.
+        loss: A loss on margins.
+        prior_strength: λ >= 0, in pseudo-comparisons.
+        optimizer: How parameters move.
+
+    Returns:
+        A learner on `FitState` and `Batch`. Metrics of a step: its number, loss and margin in nats,
+        accuracy, learning_rate (of the networks), grad_norm, and grad_norm/GROUP for each
+        parameter group.
+
+    Source:
+        PAL, arXiv 2406.08469, equation 3; prior and lazy rows: paljax's design, section 2.3.
+    """
+    shared_optimizer = _by_group(optimizer)
+    user_rows = lazy_rows(_adamw(optimizer, "user_weights"))
+    clip = (
+        optax.identity()
+        if optimizer.clip_norm is None
+        else optax.clip_by_global_norm(optimizer.clip_norm)
+    )
+
+    def init(key: PRNGKeyArray) -> FitState:
+        params_key, state_key = jax.random.split(key)
+        params = model.init(params_key, example_items, example_prompts)
+        population = jnp.zeros(model.num_prototypes)
+        user_logits = jnp.zeros((num_users, model.num_prototypes))
+        return FitState(
+            params=params,
+            population=population,
+            optimizer=shared_optimizer.init((params, population)),
+            user_logits=user_logits,
+            user_optimizer=user_rows.init(user_logits),
+            step=jnp.zeros((), jnp.int32),
+            key=state_key,
+        )
+
+    def objective(
+        shared: tuple[Params, Array], logits: Array, batch: Batch, dropout_key: PRNGKeyArray
+    ) -> tuple[Array, Array]:
+        params, population = shared
+        encoded_items = model.encode_items(params, batch.items, dropout_key=dropout_key)
+        encoded_prompts = model.encode_prompts(params, batch.prompts, dropout_key=dropout_key)
+        items = gather(encoded_items, batch.chosen), gather(encoded_items, batch.rejected)
+        weights = gather(weights_of(population, logits), batch.user)
+        margin = margins(model, params, items, gather(encoded_prompts, batch.prompt), weights)
+        penalty = gather(prior_penalty(population, logits), batch.user)
+        losses = (
+            batch.weight * expected_loss(loss, margin, batch.target)
+            + prior_strength * batch.prior_share * penalty
+        )
+        return _mean(losses, batch.present), margin
+
+    def step(state: FitState, batch: Batch) -> tuple[FitState, Metrics]:
+        shared = (state.params, state.population)
+        logits = jnp.take(state.user_logits, batch.users, axis=0, mode="clip")
+        dropout_key = jax.random.fold_in(state.key, state.step)
+        (value, margin), gradients = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(
+            shared, logits, batch, dropout_key
+        )
+        grad_norms = {
+            f"grad_norm/{group}": optax.global_norm(part)
+            for group, part in _split_by_group(*gradients).items()
+        }
+        (shared_gradient, row_gradient), _ = clip.update(gradients, clip.init(gradients))
+
+        factor = jnp.asarray(optimizer.schedule(state.step))
+        updates, optimizer_state = shared_optimizer.update(shared_gradient, state.optimizer, shared)
+        params, population = optax.apply_updates(shared, updates)
+        user_logits, user_state = user_rows.update(
+            row_gradient,
+            batch.users,
+            state.user_optimizer,
+            state.user_logits,
+            optimizer.learning_rate["user_weights"] * factor,
+        )
+        metrics = {
+            "step": state.step,
+            "loss": value,
+            "accuracy": _mean(0.5 * (1 + jnp.sign(margin)), batch.present),
+            "margin": _mean(margin, batch.present),
+            "learning_rate": optimizer.learning_rate["networks"] * factor,
+            "grad_norm": jnp.sqrt(sum(norm**2 for norm in grad_norms.values())),
+        }
+        new_state = FitState(
+            params, population, optimizer_state, user_logits, user_state, state.step + 1, state.key
+        )
+        return new_state, metrics | grad_norms
+
+    return Learner(init, step)
+
+
+def _mean(values: Float[Array, "B"], present: Bool[Array, "B"]) -> Float[Array, ""]:
+    return jnp.sum(jnp.where(present, values, 0)) / jnp.maximum(jnp.sum(present), 1)
+
+
+def _adamw(settings: OptimizerSettings, group: str) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.scale_by_adam(settings.beta1, settings.beta2),
+        optax.add_decayed_weights(settings.weight_decay[group]),
+    )
+
+
+def _by_group(settings: OptimizerSettings) -> optax.GradientTransformation:
+    def rate(group: str) -> optax.Schedule:
+        return lambda step: settings.learning_rate[group] * settings.schedule(step)
+
+    return optax.partition(
+        {
+            group: optax.chain(_adamw(settings, group), optax.scale_by_learning_rate(rate(group)))
+            for group in PARAMETER_GROUPS
+        },
+        _label,
+    )
+
+
+def _label(shared: tuple[Params, Array]) -> tuple[Any, str]:
+    """Name the parameter group of every leaf; the population's logits move like user weights."""
+    params, _ = shared
+    group_of = {"prototypes": "prototypes", "log_scale": "scale"}
+
+    def labelled(name: str, subtree: Any) -> Any:
+        return jax.tree.map(lambda _: group_of.get(name, "networks"), subtree)
+
+    return {name: labelled(name, subtree) for name, subtree in params.items()}, "user_weights"
+
+
+def _split_by_group(shared: tuple[Params, Array], rows: Array) -> dict[str, list[Array]]:
+    labels = jax.tree.leaves(_label(shared))
+    parts: dict[str, list[Array]] = {group: [] for group in PARAMETER_GROUPS}
+    for label, leaf in zip(labels, jax.tree.leaves(shared), strict=True):
+        parts[label].append(leaf)
+    parts["user_weights"].append(rows)
+    return {group: part for group, part in parts.items() if part}

@@ -1,0 +1,140 @@
+"""New users: weights from a few comparisons while networks and prototypes stay as they are.
+
+U users, n the most comparisons of one user, K prototypes.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from numpy.typing import NDArray
+
+from paljax.data.dataset import Comparisons
+from paljax.kernels import SimplexFit, fit_simplex, fit_simplex_nonlinear
+from paljax.models import Params, PreferenceModel, gather, margins
+from paljax.predictions import EncodedTables, Pairs, pair, prototype_margins
+
+# Frank-Wolfe gap in nats of a user's log-posterior; float32 reaches it for dozens of comparisons.
+GAP_TOLERANCE = 1e-5
+
+
+class NewUsers(NamedTuple):
+    """Users' weights with how far they can be from the optimum."""
+
+    weights: Float[Array, "U K"]
+    gap: Float[
+        Array, "U"
+    ]  # Frank-Wolfe gap in nats; bounds the distance to the optimum if certified
+    covariance: Float[Array, "U K K"]  # Laplace, on the simplex: rows sum to zero
+    iterations: Int[Array, "U"]  # Newton steps
+    certified: bool  # False where margins are not linear in the weights: the gap is then local
+
+
+def adapt(
+    model: PreferenceModel,
+    params: Params,
+    population: Float[Array, "K"],
+    *,
+    prior_strength: float,
+    encoded: EncodedTables,
+    comparisons: Comparisons,
+    num_users: int,
+) -> NewUsers:
+    """Fit all users' weights to their comparisons in one jitted call.
+
+    Minimises Σ_j -log σ(m_j(w)) - λ Σ_k w̄_k log w_k for each user. A tie counts half for each side.
+
+    Args:
+        model: The trained model.
+        params: Its parameters.
+        population: The population's weights w̄.
+        prior_strength: λ > 0, in pseudo-comparisons.
+        encoded: All items and prompts after the model's networks.
+        comparisons: The users' comparisons; `user` counts from 0.
+        num_users: U; a user without comparisons gets w̄ exactly.
+
+    Returns:
+        Weights, gap, covariance and iterations of every user.
+
+    Source:
+        paljax's design, section 2.3; PAL, arXiv 2406.08469, section 3 (new users).
+    """
+    comparisons, sample_weights = weighted_choices(comparisons)
+    rows, mask = rows_by_user(comparisons, sample_weights, num_users)
+    pairs = pair(encoded, comparisons)
+    strength = jnp.asarray(prior_strength, jnp.float32)
+    if model.prototype_rewards is not None:
+        fitted = _fit_linear(
+            prototype_margins(model, params, pairs), rows, mask, population, strength
+        )
+    else:
+        fitted = _fit_nonlinear(model, params, pairs, rows, mask, population, strength)
+    return NewUsers(*fitted, certified=model.prototype_rewards is not None)
+
+
+@jax.jit
+def _fit_linear(
+    margin: Array, rows: Array, mask: Array, population: Array, strength: Array
+) -> SimplexFit:
+    return fit_simplex(
+        gather(margin, rows), mask, prior=population, strength=strength, tolerance=GAP_TOLERANCE
+    )
+
+
+@partial(jax.jit, static_argnames="model")
+def _fit_nonlinear(
+    model: PreferenceModel,
+    params: Params,
+    pairs: Pairs,
+    rows: Array,
+    mask: Array,
+    population: Array,
+    strength: Array,
+) -> SimplexFit:
+    def margin_of_user(weights: Float[Array, "K"], pairs: Pairs) -> Float[Array, "n"]:
+        repeated = jnp.broadcast_to(weights, (rows.shape[1], weights.shape[0]))
+        return margins(model, params, (pairs.chosen, pairs.rejected), pairs.prompt, repeated)
+
+    return fit_simplex_nonlinear(
+        margin_of_user,
+        gather(pairs, rows),
+        mask,
+        prior=population,
+        strength=strength,
+        tolerance=GAP_TOLERANCE,
+    )
+
+
+def weighted_choices(comparisons: Comparisons) -> tuple[Comparisons, NDArray[np.float32]]:
+    """Comparisons without ties, and their weights: a tie becomes a choice of half weight each way.
+
+    Where there is no comparison at all, one of no weight stands in, so that there is a row to gather.
+    """
+    if not len(comparisons.user):
+        blank = Comparisons(*(np.zeros(1, field.dtype) for field in comparisons))
+        return blank, np.zeros(1, np.float32)
+    tied = comparisons.select(comparisons.tie)
+    mirrored = tied._replace(chosen=tied.rejected, rejected=tied.chosen)
+    both = Comparisons(
+        *(np.concatenate(fields) for fields in zip(comparisons, mirrored, strict=True))
+    )
+    return both, np.where(both.tie, both.weight / 2, both.weight).astype(np.float32)
+
+
+def rows_by_user(
+    comparisons: Comparisons, weights: NDArray[np.float32], num_users: int
+) -> tuple[Int[Array, "U n"], Float[Array, "U n"]]:
+    """Row numbers of every user's comparisons and their weights, both padded with 0."""
+    counts = np.bincount(comparisons.user, minlength=num_users)
+    # Powers of two: the shots of an n-shot curve then share few compiled programs.
+    size = 1 << int(counts.max() - 1).bit_length()
+    order = np.argsort(comparisons.user, kind="stable")
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = np.zeros((num_users, size), np.int32)
+    mask = np.zeros((num_users, size), np.float32)
+    rows[comparisons.user[order], place] = order
+    mask[comparisons.user[order], place] = weights[order]
+    return jnp.asarray(rows), jnp.asarray(mask)

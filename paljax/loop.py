@@ -1,0 +1,167 @@
+"""The training loop: it drives any learner, an epoch as one scan, and can be killed at any moment.
+
+An epoch is a pure function of the state and the epoch's number, and the state is all that a
+checkpoint holds; a resumed run therefore equals a straight one bit for bit.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from paljax.checkpoints import Checkpoints
+from paljax.errors import RunError
+from paljax.learners.learner import Learner, Metrics, State
+
+
+class Progress(NamedTuple):
+    """All that a fit needs to go on: what a checkpoint holds."""
+
+    state: State
+    best: State  # what `snapshot` took of the state of the best epoch
+    epoch: Any  # int32, epochs finished
+    best_epoch: Any  # int32, epochs finished when the validation loss was lowest
+    best_loss: Any  # float32, the lowest validation loss, in nats
+
+
+class Task(NamedTuple):
+    """What is fitted, on what, for how long."""
+
+    name: str  # of the fit, in metrics and messages
+    learner: Learner
+    epoch_batches: Callable[[int], Any]  # epoch -> pytree of stacked batches, leading axis S
+    to_batch: Callable[[Any, Any], Any]  # (tables, one of these batches) -> what `step` takes
+    tables: Any  # arrays that stay on the device
+    snapshot: Callable[[State], State]  # the part of the state that is the fitted model
+    validate: (
+        Callable[[State], Mapping[str, Any]] | None
+    )  # -> loss and more; None: train to the end
+    epochs: int
+    patience: int | None  # epochs without a better validation loss
+    checkpoint_every: int  # epochs
+
+
+def fit(
+    task: Task,
+    key: Any,
+    *,
+    checkpoints: Checkpoints,
+    log: Callable[[dict[str, Any]], None],
+    progress_bar: bool,
+) -> Progress:
+    """Train until the epochs are over or the validation loss has stopped falling.
+
+    Args:
+        task: What to fit.
+        key: Initialises the learner.
+        checkpoints: Where the fit's checkpoints are; the newest is continued from.
+        log: Takes one record a finished epoch.
+        progress_bar: Show one.
+
+    Returns:
+        The final progress; `best` is the fitted model.
+
+    Raises:
+        RunError: If a loss or gradient stops being finite. The last good checkpoint stays.
+    """
+    progress = _start(task, key)
+    newest = checkpoints.latest()
+    if newest is not None:
+        progress = checkpoints.restore(newest, progress)
+    run_epoch = jax.jit(partial(_scan, task.learner, task.to_batch), donate_argnums=0)
+    for epoch in _epochs(task, progress, progress_bar):
+        state, metrics = run_epoch(progress.state, task.epoch_batches(epoch), task.tables)
+        averages = _averages(metrics, task.name)
+        progress, scores = _judge(task, progress, state, epoch + 1, averages["loss"])
+        log(_record(task.name, state, epoch + 1, averages, scores))
+        if (epoch + 1) % task.checkpoint_every == 0 or _is_over(task, progress):
+            checkpoints.save(epoch + 1, progress)
+        if _is_over(task, progress):
+            break
+    return progress
+
+
+def _start(task: Task, key: Any) -> Progress:
+    state = task.learner.init(key)
+    return Progress(
+        state=state,
+        best=_copy(task.snapshot(state)),
+        epoch=jnp.zeros((), jnp.int32),
+        best_epoch=jnp.zeros((), jnp.int32),
+        best_loss=jnp.full((), jnp.inf, jnp.float32),
+    )
+
+
+def _scan(
+    learner: Learner,
+    to_batch: Callable[[Any, Any], Any],
+    state: State,
+    batches: Any,
+    tables: Any,
+) -> tuple[State, Metrics]:
+    return jax.lax.scan(
+        lambda state, batch: learner.step(state, to_batch(tables, batch)), state, batches
+    )
+
+
+def _epochs(task: Task, progress: Progress, show: bool) -> Iterator[int]:
+    done = task.epochs if _is_over(task, progress) else int(progress.epoch)
+    with tqdm(
+        total=task.epochs, initial=done, desc=task.name, unit="epoch", disable=not show, leave=False
+    ) as bar:
+        for epoch in range(done, task.epochs):
+            yield epoch
+            bar.update()
+
+
+def _is_over(task: Task, progress: Progress) -> bool:
+    waited = int(progress.epoch) - int(progress.best_epoch)
+    out_of_patience = task.patience is not None and waited >= task.patience
+    return int(progress.epoch) >= task.epochs or out_of_patience
+
+
+def _judge(
+    task: Task, progress: Progress, state: State, epoch: int, train_loss: float
+) -> tuple[Progress, Mapping[str, Any]]:
+    """Score the epoch on validation data; without any, the newest epoch is the best."""
+    scores = {} if task.validate is None else task.validate(state)
+    loss = float(scores["loss"]) if scores else train_loss
+    progress = progress._replace(state=state, epoch=jnp.asarray(epoch, jnp.int32))
+    if not scores or loss < float(progress.best_loss):
+        progress = progress._replace(
+            best=_copy(task.snapshot(state)),
+            best_epoch=progress.epoch,
+            best_loss=jnp.asarray(loss, jnp.float32),
+        )
+    return progress, scores
+
+
+def _copy(tree: Any) -> Any:
+    # The next epoch takes over the memory of the state that this came from.
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _averages(metrics: Metrics, name: str) -> dict[str, float]:
+    """Mean of every metric over the epoch's steps; refuses the first step that is not finite."""
+    on_host = {key: np.asarray(values) for key, values in metrics.items()}
+    steps = on_host.pop("step")
+    finite = np.stack([np.isfinite(values) for values in on_host.values()])
+    if not finite.all():
+        first = int(np.argmin(finite.all(axis=0)))
+        broken = [key for key, fine in zip(on_host, finite[:, first], strict=True) if not fine]
+        raise RunError(
+            f"{name}: step {int(steps[first])}: not finite: {', '.join(broken)}; the last good "
+            "checkpoint is kept; a lower learning rate or a clip_norm may help"
+        )
+    return {key: float(values.mean()) for key, values in on_host.items()}
+
+
+def _record(
+    name: str, state: State, epoch: int, averages: dict[str, float], scores: Mapping[str, Any]
+) -> dict[str, Any]:
+    validation = {f"validation_{key}": float(value) for key, value in scores.items()}
+    return {"fit": name, "step": int(state.step), "epoch": epoch} | averages | validation

@@ -1,0 +1,80 @@
+"""Multi-layer perceptrons: the item projector f, the shared reward b and the prompt maps g_k.
+
+N rows, D input width, d output width, K maps.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+# GELU in its exact form: the authors' code and torch's default use erf, jax.nn.gelu's default the
+# tanh approximation.
+Activation = Literal["gelu", "relu"]
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "relu": jax.nn.relu,
+}
+
+
+class MLP(nn.Module):
+    """Hidden layers of one width, then a linear layer. Dropout acts where a dropout key is given.
+
+    Attributes:
+        width: Output width d.
+        hidden_layers: Number of hidden layers; 0 is a linear map.
+        hidden_width: Width of the hidden layers.
+        activation: A name in `ACTIVATIONS`.
+        dropout: Probability of dropping a hidden unit, applied before the activation.
+        residual: Add the input to the output where their widths agree.
+        use_bias: Whether the last layer has a bias.
+
+    Source:
+        The projectors of PAL, arXiv 2406.08469, appendix; paljax's design, section 2.1.
+    """
+
+    width: int
+    hidden_layers: int = 0
+    hidden_width: int = 64
+    activation: Activation = "gelu"
+    dropout: float = 0.0
+    residual: bool = False
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "N D"]) -> Float[Array, "N d"]:
+        training = self.has_rng("dropout")
+        hidden = inputs
+        for _ in range(self.hidden_layers):
+            hidden = nn.Dense(self.hidden_width)(hidden)
+            hidden = nn.Dropout(self.dropout, deterministic=not training)(hidden)
+            hidden = ACTIVATIONS[self.activation](hidden)
+        outputs: Array = nn.Dense(self.width, use_bias=self.use_bias)(hidden)
+        if self.residual and outputs.shape == inputs.shape:
+            outputs = outputs + inputs
+        return outputs
+
+
+def BatchedMLP(count: int, **attributes: object) -> nn.Module:  # noqa: N802  (a module's constructor)
+    """K MLPs on one input as one batched network, [N, D] -> [N, K, d]; no loop over K.
+
+    Args:
+        count: K.
+        **attributes: Those of `MLP`.
+
+    Returns:
+        The module; its parameters carry a leading axis K.
+    """
+    batched = nn.vmap(
+        MLP,
+        in_axes=None,
+        out_axes=-2,
+        axis_size=count,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+    )
+    module: nn.Module = batched(**attributes)
+    return module

@@ -1,0 +1,82 @@
+"""What evaluation asks of any model: margins for seen users, and for users who join later."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from paljax.data.batches import Tables
+from paljax.data.dataset import Comparisons
+from paljax.learners.new_users import NewUsers, adapt
+from paljax.models import Params, PreferenceModel
+from paljax.predictions import comparison_margins, encode
+
+Margins = NDArray[Any]  # [n], in nats
+
+
+class Predictor(NamedTuple):
+    """A trained model behind the two questions of an evaluation."""
+
+    seen: Callable[[Comparisons], Margins]  # comparisons of users of the training set
+    # (support, query) comparisons of users numbered as in the training set -> margins of query
+    joining: Callable[[Comparisons, Comparisons], Margins]
+
+
+class Trained(NamedTuple):
+    """A fitted preference model."""
+
+    model: PreferenceModel
+    params: Params
+    population: Float[Array, "K"]  # the population's weights w̄
+    prior_strength: float  # λ, pseudo-comparisons
+
+
+def join(trained: Trained, tables: Tables, support: Comparisons, num_users: int) -> NewUsers:
+    """Weights of users from their support comparisons; w̄ for a user without any."""
+    return adapt(
+        trained.model,
+        trained.params,
+        trained.population,
+        prior_strength=trained.prior_strength,
+        encoded=encode(trained.model, trained.params, tables),
+        comparisons=support,
+        num_users=num_users,
+    )
+
+
+def predict_with(trained: Trained, tables: Tables, weights: Float[Array, "U K"]) -> Predictor:
+    """Predict with a preference model.
+
+    Args:
+        trained: The model.
+        tables: Inputs of all items and prompts.
+        weights: Weights of all users of the data set, seen ones fitted.
+
+    Returns:
+        The predictor; users who join are fitted to their support comparisons.
+    """
+
+    def margins_for(weights: Float[Array, "U K"], comparisons: Comparisons) -> Margins:
+        encoded = encode(trained.model, trained.params, tables)
+        return comparison_margins(trained.model, trained.params, encoded, comparisons, weights)
+
+    def joining(support: Comparisons, query: Comparisons) -> Margins:
+        users, user_rows = np.unique(query.user, return_inverse=True)
+        place = np.full(len(weights), -1, np.int32)
+        place[users] = np.arange(len(users))
+        known = support.select(place[support.user] >= 0)
+        known = known._replace(user=place[known.user])
+        joined = join(trained, tables, known, len(users))
+        return margins_for(joined.weights, query._replace(user=user_rows.astype(np.int32)))
+
+    return Predictor(seen=lambda rows: margins_for(weights, rows), joining=joining)
+
+
+def constant() -> Predictor:
+    """Every reward is zero: each choice is a coin toss."""
+    return Predictor(
+        seen=lambda rows: np.zeros(len(rows.user)),
+        joining=lambda support, query: np.zeros(len(query.user)),
+    )

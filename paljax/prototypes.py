@@ -1,0 +1,130 @@
+"""What each prototype wants: effects of attributes, items that it prefers most and least.
+
+K prototypes, D attributes, N items.
+"""
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from paljax.data.dataset import Comparisons, Table
+from paljax.data.encoders import content
+from paljax.data.prepare import Prepared
+from paljax.models import Inputs, VectorInputs, gather
+from paljax.predictors import Trained
+
+# Items that an effect is averaged over, and that are listed as most and least preferred.
+SAMPLE_SIZE = 4096
+NUM_LISTED = 5
+EFFECT_UNIT = "nats per standard deviation"
+
+
+def describe(trained: Trained, prepared: Prepared, rows: Comparisons) -> list[dict[str, Any]]:
+    """Describe every prototype of a model.
+
+    Args:
+        trained: The model.
+        prepared: The data that it was trained on.
+        rows: Comparisons whose items (with their prompts) are looked at.
+
+    Returns:
+        For each prototype: effects, by attribute, the mean change of the reward in nats when the
+        attribute rises by a standard deviation around each item's value (empty without named
+        numbers); most_preferred and least_preferred, items with their reward in nats relative to
+        the mean item.
+    """
+    items = np.concatenate([rows.chosen, rows.rejected])
+    prompts = np.maximum(np.concatenate([rows.prompt, rows.prompt]), 0)
+    pairs = np.unique(np.stack([items, prompts], axis=1), axis=0)
+    if len(pairs) > SAMPLE_SIZE:
+        pairs = np.random.default_rng(0).choice(pairs, SAMPLE_SIZE, replace=False)
+    items, prompts = pairs.T
+    inputs = gather(prepared.tables.items, jnp.asarray(items))
+    rewards = _rewards_by_prototype(trained, prepared, inputs, prompts)
+    centred = rewards - rewards.mean(axis=0)
+    effects = _effects(trained, prepared, inputs, prompts)
+    attributes = prepared.dataset.attributes
+    texts = prepared.dataset.items
+    return [
+        {
+            "effects": dict(zip(attributes, effects[:, place].tolist(), strict=False)),
+            "most_preferred": _listed(texts, attributes, items, centred[:, place], best=True),
+            "least_preferred": _listed(texts, attributes, items, centred[:, place], best=False),
+        }
+        for place in range(trained.model.num_prototypes)
+    ]
+
+
+def _rewards_by_prototype(
+    trained: Trained, prepared: Prepared, inputs: Inputs, prompts: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Reward [N, K] of every item for users who are one prototype each."""
+    model, params = trained.model, trained.params
+
+    @jax.jit
+    def rewards(inputs: Inputs) -> Any:
+        encoded = model.encode_items(params, inputs)
+        encoded_prompts = gather(
+            model.encode_prompts(params, prepared.tables.prompts), jnp.asarray(prompts)
+        )
+
+        def of_prototype(corner: Any) -> Any:
+            weights = jnp.broadcast_to(corner, (len(prompts), model.num_prototypes))
+            return model.rewards(params, encoded, encoded_prompts, weights)
+
+        return jax.vmap(of_prototype)(jnp.eye(model.num_prototypes))
+
+    return np.asarray(rewards(inputs), np.float64).T
+
+
+def _effects(
+    trained: Trained, prepared: Prepared, inputs: Inputs, prompts: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Mean change [D, K] of the reward when an attribute rises by a standard deviation."""
+    changes = []
+    for column in range(len(prepared.dataset.attributes) if len(prepared.item_encoder.mean) else 0):
+        higher, lower = (
+            _rewards_by_prototype(trained, prepared, _shifted(inputs, column, shift), prompts)
+            for shift in (0.5, -0.5)
+        )
+        changes.append((higher - lower).mean(axis=0))
+    return np.array(changes).reshape(-1, trained.model.num_prototypes)
+
+
+def _shifted(inputs: Inputs, column: int, shift: float) -> Inputs:
+    if isinstance(inputs, VectorInputs):
+        return inputs._replace(features=inputs.features.at[:, column].add(shift))
+    return inputs.at[:, column].add(shift)
+
+
+def _listed(
+    table: Table,
+    attributes: tuple[str, ...],
+    items: NDArray[Any],
+    rewards: NDArray[np.float64],
+    *,
+    best: bool,
+) -> list[dict[str, Any]]:
+    order = np.argsort(-rewards if best else rewards, kind="stable")
+    listed: dict[int, float] = {}
+    for place in order:
+        listed.setdefault(int(items[place]), float(rewards[place]))
+        if len(listed) == NUM_LISTED:
+            break
+    return [
+        {"item": _written(table, attributes, row), "reward": reward}
+        for row, reward in listed.items()
+    ]
+
+
+def _written(table: Table, attributes: tuple[str, ...], row: int) -> str:
+    if isinstance(table, tuple) or not attributes:
+        return content(table[row : row + 1])[0]
+    return ", ".join(
+        f"{name} {json.dumps(round(value, 3))}"
+        for name, value in zip(attributes, table[row].tolist(), strict=True)
+    )

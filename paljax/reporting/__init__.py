@@ -1,0 +1,1 @@
+"""Parts of the report: results read from a run, wording, drawing, the page and its sections."""

@@ -1,0 +1,248 @@
+"""Results of a reward run: scores, users' weights, what prototypes want."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from paljax.config import Config
+from paljax.data.dataset import Comparisons
+from paljax.data.prepare import Prepared
+from paljax.evaluation import Scores, accuracy_by_user, accuracy_gain, calibration, score
+from paljax.predictors import Predictor, Trained, join
+from paljax.prototypes import EFFECT_UNIT, describe
+from paljax.reward_stage import Candidate
+from paljax.runs import Table
+
+
+class Scored(NamedTuple):
+    """The comparisons that are scored. Ties have no preferred side and are left out."""
+
+    test: Comparisons  # of seen users
+    query: Comparisons  # of unseen users
+    test_groups: NDArray[np.object_]  # group of every test comparison
+    query_groups: NDArray[np.object_]  # group of every query comparison
+    grouped_by: str  # "group", the data's own labels, or "prototype", the user's strongest
+
+
+class Weights(NamedTuple):
+    """Weights of all users of the data set; unseen users' from all of their support."""
+
+    weights: NDArray[np.float32]  # [U, K]
+    gap: NDArray[np.float32]  # [U] Frank-Wolfe gap, in nats
+    unseen: NDArray[np.bool_]  # [U]
+
+
+def all_weights(prepared: Prepared, fitted: Candidate) -> Weights:
+    """Put seen users' fitted weights and unseen users' weights from their support side by side."""
+    comparisons, split = prepared.dataset.comparisons, prepared.split
+    unseen = np.zeros(len(prepared.dataset.users), bool)
+    unseen[comparisons.user[split.rows("support", "query")]] = True
+    support = comparisons.select(split.rows("support"))
+    joined = join(fitted.trained, prepared.tables, support, len(unseen))
+    return Weights(
+        np.where(unseen[:, None], np.asarray(joined.weights), fitted.weights),
+        np.where(unseen, np.asarray(joined.gap), fitted.gap),
+        unseen,
+    )
+
+
+def scored_parts(prepared: Prepared, users: Weights) -> Scored:
+    """Choose the comparisons to score and name the group of each."""
+    comparisons, split = prepared.dataset.comparisons, prepared.split
+    labels = prepared.dataset.group
+    grouped_by = "group"
+    if labels is None:
+        grouped_by = "prototype"
+        strongest = np.argmax(users.weights, axis=1) + 1
+        labels = np.array([f"prototype {k}" for k in strongest], object)[comparisons.user]
+    test = split.rows("test")[~comparisons.tie[split.rows("test")]]
+    query = split.rows("query")[~comparisons.tie[split.rows("query")]]
+    return Scored(
+        comparisons.select(test), comparisons.select(query), labels[test], labels[query], grouped_by
+    )
+
+
+def score_predictors(
+    config: Config, prepared: Prepared, scored: Scored, predictors: Mapping[str, Predictor]
+) -> dict[str, dict[str, Any]]:
+    """Score every predictor on the same comparisons.
+
+    Args:
+        config: The run's configuration.
+        prepared: The run's data.
+        scored: What is scored.
+        predictors: By name; gains are over `bradley_terry`.
+
+    Returns:
+        By name: test and unseen (by number of support comparisons) as `evaluation.score` gives
+        them; calibration on test; gain, where another model is the baseline, paired within users.
+    """
+    settings = {"resamples": config.evaluation.resamples, "seed": config.seed}
+    shots = config.evaluation.shots if len(scored.query.user) else []
+    support = {
+        count: prepared.dataset.comparisons.select(prepared.split.shots(count)) for count in shots
+    }
+    test_margins = {name: model.seen(scored.test) for name, model in predictors.items()}
+    query_margins = {
+        name: {count: model.joining(support[count], scored.query) for count in shots}
+        for name, model in predictors.items()
+    }
+    results: dict[str, dict[str, Any]] = {}
+    for name in predictors:
+        results[name] = {
+            "test": score(test_margins[name], scored.test.user, scored.test_groups, **settings),
+            "unseen": {
+                str(count): _score_joined(
+                    margins, scored, support[count], config.evaluation.resamples, config.seed
+                )
+                for count, margins in query_margins[name].items()
+            },
+            "calibration": calibration(test_margins[name]),
+            "user_accuracy": accuracy_by_user(
+                test_margins[name], scored.test.user, num_users=len(prepared.dataset.users)
+            ),
+        }
+        if name != "bradley_terry" and "bradley_terry" in predictors:
+            shared = query_margins["bradley_terry"]
+            results[name]["gain"] = {
+                "test": accuracy_gain(
+                    test_margins[name], test_margins["bradley_terry"], scored.test.user, **settings
+                ),
+                "unseen": {
+                    str(count): accuracy_gain(margins, shared[count], scored.query.user, **settings)
+                    for count, margins in query_margins[name].items()
+                },
+            }
+    return results
+
+
+def _score_joined(
+    margins: NDArray[Any], scored: Scored, support: Comparisons, resamples: int, seed: int
+) -> Scores:
+    """Scores on the query part, with how many support comparisons a user had on average."""
+    users = np.unique(scored.query.user)
+    given = np.isin(support.user, users).sum() / len(users)
+    scores = score(margins, scored.query.user, scored.query_groups, resamples=resamples, seed=seed)
+    return scores | {"support_per_user": float(given)}
+
+
+def count_parameters(trained: Trained) -> dict[str, int]:
+    """Numbers that all users share, and numbers a user has of their own."""
+    num_prototypes = trained.model.num_prototypes
+    shared = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
+    personal = num_prototypes if num_prototypes > 1 else 0
+    return {"shared": shared + personal, "per_user": personal}
+
+
+def data_counts(prepared: Prepared) -> dict[str, Any]:
+    """How many comparisons, users and items there are, and how they were split."""
+    dataset, split = prepared.dataset, prepared.split
+    parts = ("train", "validation", "test", "support", "query")
+    return {
+        "comparisons": len(dataset.comparisons.user),
+        "users": len(dataset.users),
+        "items": len(dataset.items),
+        "tasks": len(np.unique(dataset.comparisons.task)),
+        "ties": int(dataset.comparisons.tie.sum()),
+        "dropped": dataset.dropped,
+        "split": {part: len(split.rows(part)) for part in parts},
+        "facts": dataset.facts,
+    }
+
+
+def users_table(prepared: Prepared, users: Weights, accuracy: NDArray[np.float64]) -> Table:
+    """users.parquet: a row a user."""
+    counts = np.bincount(prepared.dataset.comparisons.user, minlength=len(prepared.dataset.users))
+    return Table(
+        columns={
+            "user_id": prepared.dataset.users,
+            "role": np.where(users.unseen, "unseen", "seen"),
+            "n_comparisons": counts,
+            "weights": users.weights.tolist(),
+            "accuracy": [None if np.isnan(value) else value for value in accuracy],
+            "gap": users.gap,
+        },
+        types={
+            "user_id": pa.string(),
+            "role": pa.string(),
+            "n_comparisons": pa.int32(),
+            "weights": pa.list_(pa.float32()),
+            "accuracy": pa.float32(),
+            "gap": pa.float32(),
+        },
+    )
+
+
+def splits_table(prepared: Prepared) -> Table:
+    """splits.parquet: where every comparison went."""
+    split = prepared.split
+    users = np.array(prepared.dataset.users, object)[prepared.dataset.comparisons.user]
+    return Table(
+        columns={
+            "row": np.arange(len(split.part)),
+            "user_id": users,
+            "task": prepared.dataset.comparisons.task,
+            "split": split.part,
+            "arrival": split.arrival,
+        },
+        types={
+            "row": pa.int64(),
+            "user_id": pa.string(),
+            "task": pa.int32(),
+            "split": pa.string(),
+            "arrival": pa.int32(),
+        },
+    )
+
+
+def analysis(
+    name: str,
+    trained: Trained,
+    baseline: Trained,
+    prepared: Prepared,
+    users: Weights,
+    results: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """analysis.json: what the figures show beyond metrics.json."""
+    looked_at = prepared.dataset.comparisons.select(prepared.split.rows("train", "validation"))
+    prototypes = describe(trained, prepared, looked_at)
+    (shared,) = describe(baseline, prepared, looked_at)
+    share = users.weights[~users.unseen].mean(axis=0)
+    return {
+        "model": name,
+        "baseline": "bradley_terry",
+        "calibration": {
+            model: results[model]["calibration"] for model in dict.fromkeys((name, "bradley_terry"))
+        },
+        "population": np.asarray(trained.population).tolist(),
+        "attributes": list(prepared.dataset.attributes),
+        "effect_unit": EFFECT_UNIT,
+        "shared_effects": shared["effects"],
+        "prototypes": [
+            {"share": float(part)} | prototype
+            for part, prototype in zip(share, prototypes, strict=True)
+        ],
+    }
+
+
+def selection(candidates: Sequence[Candidate], chosen: Candidate) -> dict[str, Any]:
+    """What was chosen on validation data, among what."""
+    return {
+        "num_prototypes": chosen.trained.model.num_prototypes,
+        "prior_strength": chosen.trained.prior_strength,
+        "epochs": chosen.epochs,
+        "candidates": [
+            {
+                "num_prototypes": candidate.trained.model.num_prototypes,
+                "prior_strength": candidate.trained.prior_strength,
+                "epochs": candidate.epochs,
+                "validation_nll": candidate.validation_nll,
+                "validation_accuracy": candidate.validation_accuracy,
+            }
+            for candidate in candidates
+        ],
+    }

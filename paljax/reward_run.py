@@ -1,0 +1,180 @@
+"""A whole reward run: prepare, fit, choose, refit, score, write, report."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from paljax import baselines, reward_results, runs
+from paljax.commands import on_terminal, say
+from paljax.config import Config
+from paljax.data.prepare import Prepared, prepare
+from paljax.models import PreferenceModel, VectorInputs
+from paljax.predictors import Predictor, constant, predict_with
+from paljax.report import write_report
+from paljax.reward_stage import Candidate, Fitting, best_of, build_model, fit_candidates, refit
+from paljax.trained_model import save_model
+
+BASELINE = "bradley_terry"
+
+
+class Fits(NamedTuple):
+    """What a run fitted and chose."""
+
+    candidates: list[Candidate]  # of the configured model
+    chosen: Candidate  # fitted on the training part
+    final: Candidate  # the one that is reported: refitted where the configuration says so
+    shared_chosen: Candidate  # the baseline
+    shared_final: Candidate
+
+
+def run_reward_stage(config: Config, run_dir: Path) -> None:
+    """Run the reward stage into a run directory that is open.
+
+    Args:
+        config: The run's configuration.
+        run_dir: The run directory; what a killed run left there is continued.
+
+    Raises:
+        UserError: If the data or the configuration are wrong.
+        RunError: If a loss stops being finite.
+    """
+    started = time.perf_counter()
+    prepared = prepare(config, uses_prompts=config.model.name == "pal_b")
+    runs.write_table(run_dir / runs.SPLITS, reward_results.splits_table(prepared))
+    fits = _fit(Fitting(config, prepared, run_dir, say, on_terminal()))
+    fitted = time.perf_counter()
+
+    users = reward_results.all_weights(prepared, fits.final)
+    scored = reward_results.scored_parts(prepared, users)
+    predictors = _predictors(config, prepared, fits)
+    results = reward_results.score_predictors(config, prepared, scored, predictors)
+    before_refit = reward_results.score_predictors(
+        config, prepared, scored, _before_refit(config, prepared, fits)
+    )
+
+    name, trained = config.model.name, fits.final.trained
+    analysis = reward_results.analysis(
+        name, trained, fits.shared_final.trained, prepared, users, results
+    )
+    timing = {"train_s": fitted - started, "evaluate_s": time.perf_counter() - fitted}
+    metrics = {
+        "model": name,
+        "parameters": reward_results.count_parameters(trained),
+        **{key: results[name][key] for key in ("test", "unseen", "gain") if key in results[name]},
+        "baselines": {
+            other: {key: result[key] for key in ("test", "unseen")}
+            for other, result in results.items()
+            if other != name or name == BASELINE
+        },
+        "before_refit": {
+            other: {key: result[key] for key in ("test", "unseen")}
+            for other, result in before_refit.items()
+        },
+        "selection": reward_results.selection(fits.candidates, fits.chosen),
+        "groups": scored.grouped_by,
+        "data": reward_results.data_counts(prepared),
+        "timing": timing,
+    }
+    save_model(run_dir, trained, prepared)
+    runs.write_json(run_dir / runs.ANALYSIS, analysis)
+    user_accuracy = results[name]["user_accuracy"]
+    runs.write_table(
+        run_dir / runs.USERS, reward_results.users_table(prepared, users, user_accuracy)
+    )
+    runs.write_json(run_dir / runs.METRICS, metrics)
+    write_report([run_dir], run_dir / runs.REPORT)
+    for line in _summary(metrics):
+        say(line)
+
+
+def _fit(fitting: Fitting) -> Fits:
+    """Fit the baseline and every candidate, choose on validation data, and refit."""
+    config = fitting.config
+    name = config.model.name
+    shared = best_of(fit_candidates(fitting, BASELINE, _model(fitting, None)))
+    candidates = [shared]
+    if name != BASELINE:
+        wanted = config.model.num_prototypes
+        numbers = config.selection.num_prototypes if wanted == "auto" else [wanted]
+        candidates = [
+            candidate
+            for number in numbers
+            for candidate in fit_candidates(fitting, f"{name} K={number}", _model(fitting, number))
+        ]
+    chosen = best_of(candidates)
+    if not config.selection.refit:
+        return Fits(candidates, chosen, chosen, shared, shared)
+    shared_final = refit(fitting, f"{BASELINE} refit", shared)
+    final = shared_final if name == BASELINE else refit(fitting, f"{name} refit", chosen)
+    return Fits(candidates, chosen, final, shared, shared_final)
+
+
+def _model(fitting: Fitting, num_prototypes: int | None) -> PreferenceModel:
+    prepared = fitting.prepared
+    return build_model(
+        fitting.config, num_prototypes, prepared.item_encoder, prepared.prompt_encoder
+    )
+
+
+def _predictors(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Predictor]:
+    """The model, then the baselines, all fitted to the same comparisons."""
+    predictors = {config.model.name: _predict(prepared, fits.final)}
+    predictors[BASELINE] = _predict(prepared, fits.shared_final)
+    predictors["constant"] = constant()
+    features = _numbers(prepared)
+    if features.shape[1]:
+        comparisons, split = prepared.dataset.comparisons, prepared.split
+        train = comparisons.select(split.rows("train"))
+        validation = comparisons.select(split.rows("validation"))
+        num_users = len(prepared.dataset.users)
+        spread = baselines.best_spread(features, train, validation, num_users)
+        parts = ("train", "validation") if config.selection.refit else ("train",)
+        rows = comparisons.select(split.rows(*parts))
+        predictors["per_user_logistic_regression"] = baselines.per_user_logistic_regression(
+            features, rows, num_users, spread=spread
+        )
+        predictors["mixed_logit"] = baselines.mixed_logit(features, rows, num_users)
+    return predictors
+
+
+def _before_refit(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Predictor]:
+    if not config.selection.refit:
+        return {}
+    return {
+        config.model.name: _predict(prepared, fits.chosen),
+        BASELINE: _predict(prepared, fits.shared_chosen),
+    }
+
+
+def _predict(prepared: Prepared, candidate: Candidate) -> Predictor:
+    return predict_with(candidate.trained, prepared.tables, candidate.weights)
+
+
+def _numbers(prepared: Prepared) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Standardised numbers of all items, [N, D]; D = 0 where items have none."""
+    items = prepared.tables.items
+    return np.asarray(items.features if isinstance(items, VectorInputs) else items)
+
+
+def _summary(metrics: Mapping[str, Any]) -> list[str]:
+    """The main numbers, a line each."""
+
+    def line(name: str, block: Mapping[str, Any]) -> str:
+        low, high = block["intervals"]["accuracy"]
+        return (
+            f"  {name:<30} {100 * block['accuracy']:5.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+            f"  nll {block['nll']:.3f}  n {block['n']}, {block['n_users']} users"
+        )
+
+    lines = ["test accuracy, 95 % interval over users:", line(metrics["model"], metrics["test"])]
+    lines += [
+        line(name, blocks["test"])
+        for name, blocks in metrics["baselines"].items()
+        if name != metrics["model"]
+    ]
+    for shots, block in metrics["unseen"].items():
+        lines.append(line(f"unseen users, {shots} comparisons", block))
+    return lines

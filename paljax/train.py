@@ -1,0 +1,62 @@
+"""`python -m paljax.train`: run the stage that a configuration names."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from paljax.commands import run_command, say
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m paljax.train",
+        description="Train the stage that a configuration names and write a run directory.",
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="replace values of the configuration"
+    )
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: runs/ and the name of the configuration)",
+    )
+    parser.add_argument(
+        "--resume",
+        choices=["auto", "never"],
+        default="auto",
+        help="auto continues a killed run of the same configuration (default); never refuses to",
+    )
+    return parser
+
+
+def train(options: argparse.Namespace) -> None:
+    """Run the command."""
+    from paljax import config, runs
+    from paljax.reward_run import run_reward_stage
+
+    settings = config.load(options.config, options.overrides)
+    run_dir = options.run_dir or default_run_dir(options.config)
+    runs.open_run(run_dir, settings, resume=options.resume == "auto")
+    if (run_dir / runs.REPORT).exists():
+        say(f"{run_dir}: this run is finished; --run-dir names a new one")
+    else:
+        run_reward_stage(settings, run_dir)
+    say(f"report: {run_dir / runs.REPORT}")
+
+
+def default_run_dir(config: Path) -> Path:
+    """runs/NAME, after the configuration's file, or its folder where the file is config.yaml."""
+    name = config.absolute().parent.name if config.stem == "config" else config.stem
+    return Path("runs") / name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    return run_command(parser(), train, arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

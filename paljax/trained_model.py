@@ -1,0 +1,147 @@
+"""The trained model of a finished run: writing it, and reading it back for the other commands."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from paljax import runs
+from paljax.checkpoints import Checkpoints
+from paljax.config import Config
+from paljax.data.batches import Tables
+from paljax.data.dataset import Dataset
+from paljax.data.encoders import Encoder, encoder_from_json
+from paljax.data.files import Responses
+from paljax.data.prepare import Prepared, encode_tables
+from paljax.errors import UserError
+from paljax.predictors import Trained
+from paljax.reward_stage import build_model
+
+FINAL = "final"
+
+
+class TrainedModel(NamedTuple):
+    """What a finished run knows."""
+
+    config: Config
+    trained: Trained
+    item_encoder: Encoder
+    prompt_encoder: Encoder | None
+    user_weights: dict[str, NDArray[np.float32]]  # by user id, [K] each
+    training_rows: int  # comparisons that the model was fitted to
+
+    def encode(self, dataset: Dataset) -> Tables:
+        """Inputs of a data set's items and prompts, as the model was trained to read them."""
+        return encode_tables(dataset, self.item_encoder, self.prompt_encoder)
+
+
+def save_model(run_dir: Path, trained: Trained, prepared: Prepared) -> None:
+    """Write the final parameters and what is needed to use them."""
+    prompt_encoder = prepared.prompt_encoder
+    record = {
+        "num_prototypes": trained.model.num_prototypes,
+        "prior_strength": trained.prior_strength,
+        "item_encoder": prepared.item_encoder.to_json(),
+        "prompt_encoder": None if prompt_encoder is None else prompt_encoder.to_json(),
+        "training_rows": len(prepared.split.rows("train", "validation")),
+    }
+    with Checkpoints(run_dir / runs.CHECKPOINTS / FINAL) as checkpoints:
+        if checkpoints.latest() is None:
+            checkpoints.save(0, {"params": trained.params, "population": trained.population})
+    runs.write_json(run_dir / runs.MODEL, record)
+
+
+def load_model(run_dir: Path) -> TrainedModel:
+    """Read the trained model of a run.
+
+    Args:
+        run_dir: A finished run.
+
+    Returns:
+        The model with everything needed to use it.
+
+    Raises:
+        UserError: If the folder holds no finished run, or a damaged one.
+    """
+    config = runs.read_config(run_dir)
+    record = runs.read_json(run_dir / runs.MODEL)
+    users = runs.read_table(run_dir / runs.USERS)
+    item_encoder = encoder_from_json(record["item_encoder"])
+    prompt_encoder = record["prompt_encoder"] and encoder_from_json(record["prompt_encoder"])
+    model = build_model(config, record["num_prototypes"], item_encoder, prompt_encoder)
+
+    def initial() -> dict[str, Any]:
+        prompts = None if prompt_encoder is None else prompt_encoder.blank()
+        params = model.init(jax.random.key(0), item_encoder.blank(), prompts)
+        return {"params": params, "population": jnp.zeros(model.num_prototypes)}
+
+    folder = run_dir / runs.CHECKPOINTS / FINAL
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such checkpoint; is the run finished?")
+    with Checkpoints(folder) as checkpoints:
+        newest = checkpoints.latest()
+        if newest is None:
+            raise UserError(f"{folder}: holds no whole checkpoint; train the run again")
+        try:
+            held = checkpoints.restore(newest, jax.eval_shape(initial))
+        except (ValueError, KeyError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder}: the checkpoint can't be read: {reason}") from None
+    return TrainedModel(
+        config=config,
+        trained=Trained(model, held["params"], held["population"], record["prior_strength"]),
+        item_encoder=item_encoder,
+        prompt_encoder=prompt_encoder,
+        user_weights={
+            user: np.asarray(weights, np.float32)
+            for user, weights in zip(users["user_id"], users["weights"], strict=True)
+        },
+        training_rows=record["training_rows"],
+    )
+
+
+def weights_for(
+    model: TrainedModel, users: Sequence[str], joined: Mapping[str, Any]
+) -> tuple[Float[Array, "U K"], dict[str, int]]:
+    """Weights of users by id.
+
+    Args:
+        model: The run's model.
+        users: User ids.
+        joined: Weights of users who were fitted after training; they go first.
+
+    Returns:
+        Weights, and how many users had them from where: adapt, run, or population.
+    """
+    population = np.asarray(model.trained.population)
+    weights = [joined.get(user, model.user_weights.get(user, population)) for user in users]
+    in_run = sum(user in model.user_weights and user not in joined for user in users)
+    in_joined = sum(user in joined for user in users)
+    sources = {"adapt": in_joined, "run": in_run, "population": len(users) - in_run - in_joined}
+    return jnp.asarray(np.stack([np.asarray(row) for row in weights])), sources
+
+
+def item_rewards(
+    model: TrainedModel, responses: Responses, weights: Float[Array, "n K"]
+) -> NDArray[np.float32]:
+    """Reward of every response for the weights beside it, in nats, shape [n].
+
+    Rewards of one prompt can be compared; their level is arbitrary.
+    """
+    trained = model.trained
+    encoded_items = trained.model.encode_items(
+        trained.params, jax.tree.map(jnp.asarray, model.item_encoder.encode(responses.response))
+    )
+    encoded_prompts = None
+    if model.prompt_encoder is not None:
+        if responses.prompt is None:
+            raise UserError("the model needs prompts, the file has no column 'prompt'")
+        prompts = jax.tree.map(jnp.asarray, model.prompt_encoder.encode(responses.prompt))
+        encoded_prompts = trained.model.encode_prompts(trained.params, prompts)
+    rewards = trained.model.rewards(trained.params, encoded_items, encoded_prompts, weights)
+    return np.asarray(rewards)
