@@ -27,12 +27,12 @@ def adapt(options: argparse.Namespace) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from paljax import runs
+    from paljax import storage
     from paljax.data import files
     from paljax.predictors import join
     from paljax.trained_model import load_model
 
-    runs.require_table_suffix(options.out)
+    storage.require_table_suffix(options.out)
     model = load_model(options.run)
     dataset = files.read_comparisons(options.comparisons, columns=column_mapping(options.column))
     num_users = len(dataset.users)
@@ -40,7 +40,7 @@ def adapt(options: argparse.Namespace) -> None:
     covariance = np.asarray(joined.covariance, np.float64)
     deviations = np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 0))
     counts = np.bincount(dataset.comparisons.user, minlength=num_users)
-    table = runs.Table(
+    table = storage.Table(
         columns={
             "user_id": dataset.users,
             "n_comparisons": counts,
@@ -60,7 +60,7 @@ def adapt(options: argparse.Namespace) -> None:
             "gap_is_certificate": pa.bool_(),
         },
     )
-    runs.write_table(options.out, table)
+    storage.write_table(options.out, table)
     known = sum(user in model.user_weights for user in dataset.users)
     if known:
         say(f"{known} of these users are already in the run; their weights here are from this file")

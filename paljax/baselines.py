@@ -159,11 +159,13 @@ def _newton(
 
     def log_posterior(weights: Array) -> Array:
         deviation = weights - population.mean
-        return mask @ log_choice(differences @ weights) - deviation @ precision @ deviation / 2
+        likelihood = jnp.vdot(mask, log_choice(differences @ weights))
+        return likelihood - jnp.vdot(deviation, precision @ deviation) / 2
 
     def negative_hessian(weights: Array) -> Array:
         chosen = jax.nn.sigmoid(differences @ weights)
-        return (differences.T * (mask * chosen * (1 - chosen))[None, :]) @ differences + precision
+        curvature = mask * chosen * (1 - chosen)
+        return jnp.asarray((differences.T * curvature[None, :]) @ differences + precision)
 
     def step(weights: Array, _: None) -> tuple[Array, None]:
         direction = jnp.linalg.solve(negative_hessian(weights), jax.grad(log_posterior)(weights))

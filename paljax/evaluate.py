@@ -36,7 +36,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """Run the command."""
     import numpy as np
 
-    from paljax import runs
+    from paljax import storage
     from paljax.data import files
     from paljax.errors import UserError
     from paljax.evaluation import score
@@ -68,7 +68,7 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     scores |= {"weights_from": sources, "ties": int(dataset.comparisons.tie.sum())}
     if options.out is not None:
-        runs.write_json(options.out, scores)
+        storage.write_json(options.out, scores)
     say(json.dumps(scores, indent=2))
 
 

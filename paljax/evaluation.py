@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 class _UserSums(NamedTuple):
     """Sums over each user's comparisons: all that a resample of users needs."""
 
-    count: Floats  # [U]
+    comparisons: Floats  # [U]
     correct: Floats  # [U]
     nll: Floats  # [U]
     group_count: Floats  # [U, G]
@@ -67,7 +67,7 @@ def score(
         Efron and Tibshirani (1993), section 13.3.
     """
     sums = _sum_by_user(margins, users, groups)
-    num_users = len(sums.count)
+    num_users = len(sums.comparisons)
     everybody = np.ones((1, num_users))
     copies = np.random.default_rng(seed).multinomial(
         num_users, np.full(num_users, 1 / num_users), size=resamples
@@ -147,15 +147,16 @@ def _sum_by_user(margins: NDArray[Any], users: NDArray[Any], groups: NDArray[Any
     nll = np.logaddexp(0, -margins.astype(np.float64))
 
     def total(values: Floats) -> Floats:
-        return np.bincount(user, weights=values, minlength=num_users)
+        sums: Floats = np.bincount(user, weights=values, minlength=num_users).astype(np.float64)
+        return sums
 
     def total_by(column: NDArray[np.int64], size: int, values: Floats) -> Floats:
         flat = np.bincount(user * size + column, weights=values, minlength=num_users * size)
-        return flat.reshape(num_users, size)
+        return flat.reshape(num_users, size).astype(np.float64)
 
     bins = _bin_of(margins)
     return _UserSums(
-        count=total(ones),
+        comparisons=total(ones),
         correct=total(correct),
         nll=total(nll),
         group_count=total_by(group, num_groups, ones),
@@ -168,8 +169,8 @@ def _sum_by_user(margins: NDArray[Any], users: NDArray[Any], groups: NDArray[Any
 
 def _statistics(sums: _UserSums, copies: Floats) -> dict[str, Floats]:
     """Every score of resampled users; `copies` [R, U] says how often a user is drawn."""
-    count = copies @ sums.count
-    user_accuracy = sums.correct / sums.count
+    count = copies @ sums.comparisons
+    user_accuracy = sums.correct / sums.comparisons
     group_count, group_correct = copies @ sums.group_count, copies @ sums.group_correct
     group_accuracy = np.where(group_count > 0, group_correct / np.maximum(group_count, 1), np.inf)
     gaps = np.abs(copies @ sums.bin_correct - copies @ sums.bin_confidence)
@@ -189,4 +190,5 @@ def _low_quantile(values: Floats, copies: Floats) -> Floats:
     drawn = np.cumsum(copies[:, order], axis=1)
     # A hair below the share: a tenth of ten users is one user, whatever the rounding.
     place = np.argmax(drawn >= LOW_QUANTILE * drawn[:, -1:] - 1e-9, axis=1)
-    return values[order][place]
+    low: Floats = values[order][place]
+    return low

@@ -7,20 +7,18 @@ results give the same bytes. All numbers come from the files of the run director
 """
 
 import argparse
-import os
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from paljax import figures
-from paljax.errors import UserError
+from paljax.commands import run_command, say
 from paljax.reporting import page
 from paljax.reporting.drawing import SERIES, percent
 from paljax.reporting.page import Html
 from paljax.reporting.results import SHARED_REWARD, Run, read_run
 from paljax.reporting.sections import mark, run_part, score_cell, shots
 from paljax.reporting.wording import distinguishable, estimate, headline, subject
+from paljax.storage import write_text
 
 __all__ = ["headline", "main", "render", "write_report"]
 
@@ -35,18 +33,7 @@ def write_report(runs: Sequence[Path], out: Path) -> None:
     Raises:
         UserError: A run cannot be read, or the file cannot be written.
     """
-    content = render([read_run(Path(run)) for run in runs])
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the report from colleagues
-        os.replace(temporary, out)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise UserError(f"{out}: the report cannot be written: {error.strerror}") from error
+    write_text(out, render([read_run(Path(run)) for run in runs]))
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -65,8 +52,8 @@ def render(runs: Sequence[Run]) -> str:
     return page.whole_page(title, page.join([_comparison(runs, names, title), *parts]))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m paljax.report",
         description="Write one self-contained HTML page with the results of finished runs.",
@@ -78,16 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="the page to write (default: RUN/report.html for one run, ./report.html for several)",
     )
-    given = parser.parse_args(arguments)
-    runs: list[Path] = given.runs
-    out = given.out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
-    try:
-        write_report(runs, out)
-    except UserError as error:
-        print(f"paljax.report: {error}", file=sys.stderr)
-        return 2
-    print(f"report: {out}")
-    return 0
+    return parser
+
+
+def report(options: argparse.Namespace) -> None:
+    """Run the command."""
+    runs: list[Path] = options.runs
+    out = options.out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    write_report(runs, out)
+    say(f"report: {out}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    return run_command(parser(), report, arguments)
 
 
 def _run_names(folders: Sequence[Path]) -> list[str]:
@@ -195,4 +186,4 @@ def _run_table(runs: Sequence[Run], names: Sequence[str]) -> Html:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

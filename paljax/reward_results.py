@@ -15,7 +15,7 @@ from paljax.evaluation import Scores, accuracy_by_user, accuracy_gain, calibrati
 from paljax.predictors import Predictor, Trained, join
 from paljax.prototypes import EFFECT_UNIT, describe
 from paljax.reward_stage import Candidate
-from paljax.runs import Table
+from paljax.storage import Table
 
 
 class Scored(NamedTuple):

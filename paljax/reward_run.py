@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from paljax import baselines, reward_results, runs
+from paljax import baselines, reward_results, runs, storage
 from paljax.commands import on_terminal, say
 from paljax.config import Config
 from paljax.data.prepare import Prepared, prepare
@@ -43,7 +44,7 @@ def run_reward_stage(config: Config, run_dir: Path) -> None:
     """
     started = time.perf_counter()
     prepared = prepare(config, uses_prompts=config.model.name == "pal_b")
-    runs.write_table(run_dir / runs.SPLITS, reward_results.splits_table(prepared))
+    storage.write_table(run_dir / runs.SPLITS, reward_results.splits_table(prepared))
     fits = _fit(Fitting(config, prepared, run_dir, say, on_terminal()))
     fitted = time.perf_counter()
 
@@ -60,7 +61,7 @@ def run_reward_stage(config: Config, run_dir: Path) -> None:
         name, trained, fits.shared_final.trained, prepared, users, results
     )
     timing = {"train_s": fitted - started, "evaluate_s": time.perf_counter() - fitted}
-    metrics = {
+    metrics: dict[str, Any] = {
         "model": name,
         "parameters": reward_results.count_parameters(trained),
         **{key: results[name][key] for key in ("test", "unseen", "gain") if key in results[name]},
@@ -79,12 +80,12 @@ def run_reward_stage(config: Config, run_dir: Path) -> None:
         "timing": timing,
     }
     save_model(run_dir, trained, prepared)
-    runs.write_json(run_dir / runs.ANALYSIS, analysis)
+    storage.write_json(run_dir / runs.ANALYSIS, analysis)
     user_accuracy = results[name]["user_accuracy"]
-    runs.write_table(
+    storage.write_table(
         run_dir / runs.USERS, reward_results.users_table(prepared, users, user_accuracy)
     )
-    runs.write_json(run_dir / runs.METRICS, metrics)
+    storage.write_json(run_dir / runs.METRICS, metrics)
     write_report([run_dir], run_dir / runs.REPORT)
     for line in _summary(metrics):
         say(line)
@@ -150,7 +151,7 @@ def _before_refit(config: Config, prepared: Prepared, fits: Fits) -> dict[str, P
 
 
 def _predict(prepared: Prepared, candidate: Candidate) -> Predictor:
-    return predict_with(candidate.trained, prepared.tables, candidate.weights)
+    return predict_with(candidate.trained, prepared.tables, jnp.asarray(candidate.weights))
 
 
 def _numbers(prepared: Prepared) -> np.ndarray[Any, np.dtype[np.float32]]:

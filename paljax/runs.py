@@ -1,23 +1,17 @@
-"""The run directory: what a run writes, and reading it back.
+"""The run directory: its files, opening it, and the log of metrics."""
 
-Files appear whole or not at all: each is written beside its place and then moved there.
-"""
-
-import contextlib
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 import paljax
 from paljax.config import Config, parse, read_yaml
-from paljax.errors import UserError, nearest
+from paljax.errors import UserError
+from paljax.storage import write_text
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -29,16 +23,7 @@ SPLITS = "splits.parquet"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 
-TABLE_SUFFIXES = (".parquet", ".jsonl")
-
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
-
-
-class Table(NamedTuple):
-    """Columns of a Parquet file, by name."""
-
-    columns: Mapping[str, Sequence[Any]]
-    types: Mapping[str, pa.DataType]
 
 
 def versions() -> dict[str, str]:
@@ -106,87 +91,6 @@ def first_difference(left: Any, right: Any, key: str = "") -> tuple[str, Any, An
     return None if left == right else (key, left, right)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        UserError: If the disk is full or the folder can't be written.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        _remove(draft)
-        raise UserError(f"{path}: can't be written ({error.strerror})") from None
-
-
-def write_json(path: Path, record: Any) -> None:
-    """Write JSON whole or not at all; a number that is not finite is a mistake of ours."""
-    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON.
-
-    Raises:
-        UserError: If the file is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; is the run finished?") from None
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: damaged: {error}") from None
-
-
-def require_table_suffix(path: Path) -> None:
-    """Refuse an output file of a kind that `write_table` does not know, before any work is done."""
-    if path.suffix not in TABLE_SUFFIXES:
-        raise UserError(
-            f"{path}: unknown kind of table {path.suffix!r}; {nearest(path.suffix, TABLE_SUFFIXES)}"
-        )
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: the folder {path.parent} does not exist")
-
-
-def write_table(path: Path, table: Table) -> None:
-    """Write a Parquet file, or JSON lines where the path says so, whole or not at all."""
-    arrays = pa.table(
-        {name: pa.array(values, type=table.types[name]) for name, values in table.columns.items()}
-    )
-    if path.suffix == ".jsonl":
-        write_text(path, "".join(json.dumps(row) + "\n" for row in arrays.to_pylist()))
-        return
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        pq.write_table(arrays, draft)
-        draft.replace(path)
-    except OSError as error:
-        _remove(draft)
-        raise UserError(f"{path}: can't be written ({error.strerror or error})") from None
-
-
-def read_table(path: Path) -> dict[str, list[Any]]:
-    """Columns of a Parquet file.
-
-    Raises:
-        UserError: If the file is missing or damaged.
-    """
-    try:
-        columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; is the run finished?") from None
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from None
-    return columns
-
-
 class MetricsLog:
     """metrics.jsonl: a record an epoch, without the epochs that a killed run will repeat."""
 
@@ -227,9 +131,3 @@ def _is_empty(folder: Path) -> bool:
         raise UserError(f"{folder}: is a file, wanted a run directory") from None
     except OSError as error:
         raise UserError(f"{folder}: can't be read ({error.strerror})") from None
-
-
-def _remove(draft: Path) -> None:
-    # An error here would hide the one that is being told.
-    with contextlib.suppress(OSError):
-        draft.unlink(missing_ok=True)

@@ -28,17 +28,17 @@ def score(options: argparse.Namespace) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from paljax import runs
+    from paljax import storage
     from paljax.data import files
     from paljax.trained_model import item_rewards, load_model, weights_for
 
-    runs.require_table_suffix(options.out)
+    storage.require_table_suffix(options.out)
     model = load_model(options.run)
     responses = files.read_responses(options.input, columns=column_mapping(options.column))
     weights, sources = weights_for(model, responses.user_id, {})
     rewards = item_rewards(model, responses, weights)
     known = [user in model.user_weights for user in responses.user_id]
-    table = runs.Table(
+    table = storage.Table(
         columns={
             "row": np.arange(1, len(rewards) + 1),
             "user_id": responses.user_id,
@@ -52,7 +52,7 @@ def score(options: argparse.Namespace) -> None:
             "known_user": pa.bool_(),
         },
     )
-    runs.write_table(options.out, table)
+    storage.write_table(options.out, table)
     say(f"{len(rewards)} rewards; weights from {sources}")
     say(f"written: {options.out}")
 

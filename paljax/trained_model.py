@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from paljax import runs
+from paljax import runs, storage
 from paljax.checkpoints import Checkpoints
 from paljax.config import Config
 from paljax.data.batches import Tables
@@ -53,7 +53,7 @@ def save_model(run_dir: Path, trained: Trained, prepared: Prepared) -> None:
     with Checkpoints(run_dir / runs.CHECKPOINTS / FINAL) as checkpoints:
         if checkpoints.latest() is None:
             checkpoints.save(0, {"params": trained.params, "population": trained.population})
-    runs.write_json(run_dir / runs.MODEL, record)
+    storage.write_json(run_dir / runs.MODEL, record)
 
 
 def load_model(run_dir: Path) -> TrainedModel:
@@ -69,8 +69,8 @@ def load_model(run_dir: Path) -> TrainedModel:
         UserError: If the folder holds no finished run, or a damaged one.
     """
     config = runs.read_config(run_dir)
-    record = runs.read_json(run_dir / runs.MODEL)
-    users = runs.read_table(run_dir / runs.USERS)
+    record = storage.read_json(run_dir / runs.MODEL)
+    users = storage.read_table(run_dir / runs.USERS)
     item_encoder = encoder_from_json(record["item_encoder"])
     prompt_encoder = record["prompt_encoder"] and encoder_from_json(record["prompt_encoder"])
     model = build_model(config, record["num_prototypes"], item_encoder, prompt_encoder)

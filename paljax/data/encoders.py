@@ -101,7 +101,7 @@ def encoder_from_json(record: dict[str, Any]) -> Encoder:
 
 
 def fit_encoder(
-    configs: Sequence[EncoderConfig], table: Table, training_rows: NDArray[np.int64]
+    configs: Sequence[EncoderConfig], table: Table, training_rows: NDArray[np.int32]
 ) -> Encoder:
     """Learn an encoder from the items of the training comparisons.
 

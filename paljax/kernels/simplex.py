@@ -493,9 +493,9 @@ def _in_blocks(
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:users], fits)
 
 
-def _sum(terms: list[Array]) -> Array | float:
+def _sum(terms: list[Array]) -> Array:
     """The sum of a few terms, written out; 0 of none."""
-    return sum(terms[1:], start=terms[0]) if terms else 0.0
+    return sum(terms[1:], start=terms[0]) if terms else jnp.zeros(())
 
 
 def _cast(fit: SimplexFit, dtype: Any) -> SimplexFit:

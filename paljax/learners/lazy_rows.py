@@ -62,12 +62,13 @@ def lazy_rows(transformation: optax.GradientTransformation) -> LazyRows:
         here_table, here_state = gather((table, state), jnp.minimum(rows, last))
         updates, here_state = jax.vmap(transformation.update)(gradients, here_state, here_table)
         here_table = here_table - learning_rate * updates
-        return jax.tree.map(
+        updated: tuple[Array, optax.OptState] = jax.tree.map(
             lambda whole, part: whole.at[rows].set(
                 part, mode="drop", unique_indices=True, indices_are_sorted=True
             ),
             (table, state),
             (here_table, here_state),
         )
+        return updated
 
     return LazyRows(init, update)

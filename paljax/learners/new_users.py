@@ -4,7 +4,7 @@ U users, n the most comparisons of one user, K prototypes.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,13 @@ def adapt(
         )
     else:
         fitted = _fit_nonlinear(model, params, pairs, rows, mask, population, strength)
-    return NewUsers(*fitted, certified=model.prototype_rewards is not None)
+    return NewUsers(
+        weights=fitted.weights,
+        gap=fitted.gap,
+        covariance=fitted.covariance,
+        iterations=fitted.iterations,
+        certified=model.prototype_rewards is not None,
+    )
 
 
 @jax.jit
@@ -111,11 +117,11 @@ def _fit_nonlinear(
 def weighted_choices(comparisons: Comparisons) -> tuple[Comparisons, NDArray[np.float32]]:
     """Comparisons without ties, and their weights: a tie becomes a choice of half weight each way.
 
-    Where there is no comparison at all, one of no weight stands in, so that there is a row to gather.
+    Where there is no comparison, one of no weight stands in, so that there is a row to gather.
     """
     if not len(comparisons.user):
-        blank = Comparisons(*(np.zeros(1, field.dtype) for field in comparisons))
-        return blank, np.zeros(1, np.float32)
+        blank: list[NDArray[Any]] = [np.zeros(1, field.dtype) for field in comparisons]
+        return Comparisons(*blank), np.zeros(1, np.float32)
     tied = comparisons.select(comparisons.tie)
     mirrored = tied._replace(chosen=tied.rejected, rejected=tied.chosen)
     both = Comparisons(

@@ -44,7 +44,7 @@ def bradley_terry(
     ) -> Float[Array, "N"]:
         rngs = {} if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, 0)}
         variables = {"params": params["shared"]}
-        rewards: Array = network.apply(variables, inputs, rngs=rngs)
+        rewards = jnp.asarray(network.apply(variables, inputs, rngs=rngs))
         return rewards[:, 0]
 
     def rewards(

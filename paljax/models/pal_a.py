@@ -68,8 +68,7 @@ def pal_a(
     def project(params: Params, inputs: Array, dropout_key: PRNGKeyArray | None = None) -> Array:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         variables = {"params": params["projector"]}
-        latent: Array = projector.apply(variables, inputs, rngs=rngs)
-        return latent
+        return jnp.asarray(projector.apply(variables, inputs, rngs=rngs))
 
     def init(key: PRNGKeyArray, items: Array, prompts: Inputs | None) -> Params:
         width = latent_width if user_point == "latent" else items.shape[1]

@@ -69,16 +69,14 @@ def pal_b(
     ) -> Float[Array, "N d"]:
         rngs = {} if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, 1)}
         variables = {"params": params["projector"]}
-        latent: Array = projector.apply(variables, inputs, rngs=rngs)
-        return latent
+        return jnp.asarray(projector.apply(variables, inputs, rngs=rngs))
 
     def encode_prompts(
         params: Params, inputs: Array, *, dropout_key: PRNGKeyArray | None = None
     ) -> Float[Array, "M K d"]:
         rngs = {} if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, 2)}
         variables = {"params": params["prototypes"]}
-        directions: Array = prompt_maps.apply(variables, inputs, rngs=rngs)
-        return directions
+        return jnp.asarray(prompt_maps.apply(variables, inputs, rngs=rngs))
 
     def rewards(
         params: Params, items: Encoded, prompts: Encoded, weights: Float[Array, "B K"]

@@ -55,8 +55,8 @@ class PreferenceModel(NamedTuple):
 class VectorInputs(NamedTuple):
     """Items (or prompts) that have a fixed vector and a learned one."""
 
-    features: Float[Array, "N D"]  # D may be 0
-    ids: Int[Array, "N"]  # row of the learned vectors, -1 for what training never saw
+    features: Any  # Float[Array, "N D"], of JAX or NumPy; D may be 0
+    ids: Any  # Int[Array, "N"], row of the learned vectors, -1 for what training never saw
 
 
 def no_prompts(params: Params, inputs: Inputs, *, dropout_key: PRNGKeyArray | None = None) -> None:
@@ -82,35 +82,36 @@ def with_learned_vectors(
         A model whose items (prompts) are `VectorInputs`; an unknown one has the zero vector.
     """
 
-    def join(params: Params, name: str, inputs: VectorInputs) -> Array:
+    def join(params: Params, name: str, inputs: Any) -> Array:
         known = (inputs.ids >= 0)[:, None]
         vectors = jnp.take(params[name], inputs.ids, axis=0, mode="clip")
         return jnp.concatenate([inputs.features, jnp.where(known, vectors, 0)], axis=1)
 
-    def init(key: PRNGKeyArray, item_inputs: Inputs, prompt_inputs: Inputs | None) -> Params:
-        vectors = {}
-        for place, (name, size) in enumerate(
-            {"item_vectors": items, "prompt_vectors": prompts}.items()
-        ):
+    item_size, prompt_size = items, prompts
+
+    def init(key: PRNGKeyArray, items: Inputs, prompts: Inputs | None) -> Params:
+        vectors: Params = {}
+        sizes = {"item_vectors": item_size, "prompt_vectors": prompt_size}
+        for place, (name, size) in enumerate(sizes.items()):
             if size is not None:
                 scale = 1 / jnp.sqrt(size[1])
                 vectors[name] = scale * jax.random.normal(jax.random.fold_in(key, place), size)
-        if items is not None:
-            item_inputs = join(vectors, "item_vectors", item_inputs)
-        if prompts is not None:
-            prompt_inputs = join(vectors, "prompt_vectors", prompt_inputs)
-        return model.init(jax.random.fold_in(key, 2), item_inputs, prompt_inputs) | vectors
+        if item_size is not None:
+            items = join(vectors, "item_vectors", items)
+        if prompt_size is not None:
+            prompts = join(vectors, "prompt_vectors", prompts)
+        return model.init(jax.random.fold_in(key, 2), items, prompts) | vectors
 
     def encode_items(
         params: Params, inputs: Inputs, *, dropout_key: PRNGKeyArray | None = None
     ) -> Encoded:
-        joined = inputs if items is None else join(params, "item_vectors", inputs)
+        joined = inputs if item_size is None else join(params, "item_vectors", inputs)
         return model.encode_items(params, joined, dropout_key=dropout_key)
 
     def encode_prompts(
         params: Params, inputs: Inputs, *, dropout_key: PRNGKeyArray | None = None
     ) -> Encoded:
-        joined = inputs if prompts is None else join(params, "prompt_vectors", inputs)
+        joined = inputs if prompt_size is None else join(params, "prompt_vectors", inputs)
         return model.encode_prompts(params, joined, dropout_key=dropout_key)
 
     if items is None and prompts is None:

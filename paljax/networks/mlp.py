@@ -5,7 +5,7 @@ N rows, D input width, d output width, K maps.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -58,7 +58,7 @@ class MLP(nn.Module):
         return outputs
 
 
-def BatchedMLP(count: int, **attributes: object) -> nn.Module:  # noqa: N802  (a module's constructor)
+def BatchedMLP(count: int, **attributes: Any) -> nn.Module:  # noqa: N802  (a module's constructor)
     """K MLPs on one input as one batched network, [N, D] -> [N, K, d]; no loop over K.
 
     Args:

@@ -117,7 +117,7 @@ def floating(tree: Any) -> list[jax.Array]:
 def total(kernel: Callable[..., Any]) -> Callable[..., jax.Array]:
     """The kernel's numbers, weighted unequally and added up: something to take gradients of."""
 
-    def summed(**arrays: jax.Array) -> jax.Array:
+    def summed(**arrays: Any) -> jax.Array:
         parts = [
             jnp.vdot(leaf, jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape))
             for leaf in floating(kernel(**arrays))
@@ -131,7 +131,7 @@ def gradients(kernel: Callable[..., Any], arrays: Arrays) -> Arrays:
     """The gradient of the kernel's weighted sum in each floating argument."""
     moving = {key: array for key, array in arrays.items() if floating(array)}
     fixed = {key: array for key, array in arrays.items() if key not in moving}
-    return jax.grad(lambda moving: total(kernel)(**moving, **fixed))(moving)
+    return dict(jax.jit(jax.grad(lambda moving: total(kernel)(**moving, **fixed)))(moving))
 
 
 def assert_finite(tree: Any) -> None:
@@ -449,10 +449,26 @@ def test_huge_margins_and_one_hot_priors(name: str, log_prior: np.ndarray) -> No
 # --- fit_simplex --------------------------------------------------------------------------------
 
 
-def simplex_case(dtype: str, arrays: Arrays | None = None, **settings: Any) -> tuple[Any, Arrays]:
-    """The fit of the case, with `arrays` and `settings` in their places, and its arrays."""
-    kernel, given = prepare("fit_simplex", dtype, arrays, **settings)
-    return kernel(**given), given
+# One trace for all tests of a shape and dtype; strength and tolerance are traced as well.
+fit_simplex = jax.jit(kernels.fit_simplex)
+
+
+def simplex_case(
+    dtype: str, arrays: Arrays | None = None, strength: float = 1.3
+) -> tuple[kernels.SimplexFit, Arrays]:
+    """The fit of the case with `arrays` in their places, and its arrays."""
+    _, given = prepare("fit_simplex", dtype, arrays)
+    return fit_simplex(**given, strength=strength, tolerance=TOLERANCES[dtype]), given
+
+
+@jax.jit
+def fit_gradients(arrays: Arrays) -> Arrays:
+    moving = {key: array for key, array in arrays.items() if key != "mask"}
+
+    def summed(moving: Arrays) -> jax.Array:
+        return total(fit_simplex)(**moving, mask=arrays["mask"], strength=1.3)
+
+    return jax.grad(summed)(moving)
 
 
 def certified_gaps(arrays: Arrays, strength: float, weights: Any) -> np.ndarray:
@@ -519,10 +535,10 @@ def test_masked_rows_do_not_count(x64: None) -> None:
     hidden = ~np.asarray(arrays["mask"])
     for rubbish in (1e4, np.nan):
         margins = np.where(hidden[..., None], rubbish, arrays["margins"])
-        kernel, changed = prepare("fit_simplex", "float64", {"margins": margins})
-        for other, leaf in zip(kernel(**changed), fit, strict=True):
-            assert_array_equal(other, leaf)
-        slopes = gradients(kernel, changed)
+        other, changed = simplex_case("float64", {"margins": margins})
+        for other_leaf, leaf in zip(other, fit, strict=True):
+            assert_array_equal(other_leaf, leaf)
+        slopes = fit_gradients(changed)
         assert_finite(slopes)
         assert_array_equal(slopes["margins"][hidden], 0)
 
@@ -573,10 +589,9 @@ def test_one_prototype_takes_all_weight(dtype: str, x64: None) -> None:
 @pytest.mark.parametrize("prior", [PRIOR, np.array([1 - 2e-6, 1e-6, 1e-6])])
 def test_fit_simplex_at_the_edges(dtype: str, scale: float, prior: np.ndarray, x64: None) -> None:
     signs = np.sign(CASES["fit_simplex"].arrays["margins"])
-    kernel, arrays = prepare("fit_simplex", dtype, {"margins": scale * signs, "prior": prior})
-    fit = kernel(**arrays)
+    fit, arrays = simplex_case(dtype, {"margins": scale * signs, "prior": prior})
     assert_finite(fit)
-    assert_finite(gradients(kernel, arrays))
+    assert_finite(fit_gradients(arrays))
     assert fit.weights.min() >= 0
     assert_allclose(fit.weights.sum(1), 1, rtol=1e-6)
     assert fit.gap.min() >= 0
@@ -588,32 +603,22 @@ def test_fit_simplex_at_the_edges(dtype: str, scale: float, prior: np.ndarray, x
 
 @both_dtypes
 def test_fit_simplex_with_a_one_hot_prior_stays_finite(dtype: str, x64: None) -> None:
-    kernel, arrays = prepare("fit_simplex", dtype, {"prior": np.array([0.0, 1.0, 0.0])})
-    fit = kernel(**arrays)
+    fit, arrays = simplex_case(dtype, {"prior": np.array([0.0, 1.0, 0.0])})
     assert_finite(fit)
-    assert_finite(gradients(kernel, arrays))
+    assert_finite(fit_gradients(arrays))
     assert_array_equal(fit.weights[EMPTY_USER], arrays["prior"])
 
 
-def test_gradient_of_fit_simplex_in_float64(x64: None) -> None:
-    kernel, arrays = prepare("fit_simplex", "float64")
-
-    def weights(margins: jax.Array, prior_logits: jax.Array) -> jax.Array:
-        prior = jax.nn.softmax(prior_logits)
-        return kernel(margins=margins, mask=arrays["mask"], prior=prior).weights
-
-    arguments = (arrays["margins"], jnp.log(arrays["prior"]))
-    check_grads(weights, arguments, order=1, modes=("rev",), rtol=1e-5, atol=1e-5)
-
-
-def test_strength_may_be_traced(x64: None) -> None:
+def test_gradients_of_fit_simplex_in_float64(x64: None) -> None:
     _, arrays = prepare("fit_simplex", "float64")
 
-    def weights(strength: jax.Array) -> jax.Array:
-        return kernels.fit_simplex(**arrays, strength=strength, tolerance=1e-10).weights
+    def weights(margins: jax.Array, prior_logits: jax.Array, strength: jax.Array) -> jax.Array:
+        prior = jax.nn.softmax(prior_logits)
+        fit = fit_simplex(margins, arrays["mask"], prior=prior, strength=strength, tolerance=1e-12)
+        return fit.weights
 
-    assert_allclose(jax.jit(weights)(1.3), simplex_case("float64")[0].weights, atol=1e-10)
-    check_grads(weights, (jnp.asarray(1.3),), order=1, modes=("rev",), rtol=1e-5, atol=1e-5)
+    arguments = (arrays["margins"], jnp.log(arrays["prior"]), jnp.asarray(1.3))
+    check_grads(weights, arguments, order=1, modes=("rev",), rtol=1e-5, atol=1e-5)
 
 
 # --- group weights and advantages ---------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Contracts that every preference model keeps, and their equations against the loops of the twins."""
+"""Contracts of every preference model, and their equations against the loops of the twins."""
 
 import itertools
 
