@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from paljax import models
 from paljax.checkpoints import Checkpoints
 from paljax.config import Config, OptimizerSection
-from paljax.data.batches import Plan, Rows, plan_epoch, steps_per_epoch, to_batch, training_rows
+from paljax.data.batches import (
+    Plan,
+    Rows,
+    plan_epoch,
+    plan_sizes,
+    steps_per_epoch,
+    to_batch,
+    training_rows,
+)
 from paljax.data.dataset import Comparisons
 from paljax.data.encoders import Encoder
 from paljax.data.prepare import Prepared
@@ -155,7 +163,7 @@ def _fit(
                 config.training.epochs * steps_per_epoch(len(rows.weight), batch_size),
             ),
         ),
-        epoch_batches=partial(_plan, rows, len(prepared.dataset.users), batch_size, config.seed),
+        epoch_batches=_epoch_batches(rows, len(prepared.dataset.users), batch_size, config.seed),
         to_batch=to_batch,
         tables=prepared.tables,
         snapshot=_snapshot,
@@ -235,8 +243,11 @@ def _validation(
     return lambda state: scores(state, prepared.tables)
 
 
-def _plan(rows: Rows, num_users: int, batch_size: int, seed: int, epoch: int) -> Plan:
-    return plan_epoch(rows, num_users=num_users, batch_size=batch_size, seed=seed, epoch=epoch)
+def _epoch_batches(rows: Rows, num_users: int, batch_size: int, seed: int) -> Callable[[int], Plan]:
+    sizes = plan_sizes(rows, batch_size=batch_size, seed=seed)
+    return lambda epoch: plan_epoch(
+        rows, sizes=sizes, num_users=num_users, batch_size=batch_size, seed=seed, epoch=epoch
+    )
 
 
 def _optimizer(section: OptimizerSection, num_steps: int) -> OptimizerSettings:

@@ -48,6 +48,14 @@ class Plan(NamedTuple):
     present: NDArray[np.bool_]  # [S, B]
 
 
+class Sizes(NamedTuple):
+    """How many distinct things a batch has room for."""
+
+    items: int  # I
+    prompts: int  # M
+    users: int  # R
+
+
 class Rows(NamedTuple):
     """Comparisons to train on, with what each counts; every field has shape [n]."""
 
@@ -98,40 +106,57 @@ def steps_per_epoch(num_rows: int, batch_size: int) -> int:
     return -(-num_rows // batch_size)
 
 
-def plan_epoch(rows: Rows, *, num_users: int, batch_size: int, seed: int, epoch: int) -> Plan:
+def plan_sizes(rows: Rows, *, batch_size: int, seed: int) -> Sizes:
+    """Choose sizes that hold any epoch's batches, so that all epochs share a compiled step.
+
+    Args:
+        rows: The training rows.
+        batch_size: B.
+        seed: Of the data order.
+
+    Returns:
+        The most distinct items, prompts and users of a batch in epoch 0 and an eighth more, but no
+        more than the rows have in all.
+    """
+    order, _ = _order(len(rows.weight), batch_size, seed, epoch=0)
+    items, prompts, users = _values(rows.comparisons, order)
+
+    def most(values: NDArray[np.int32]) -> int:
+        in_a_batch = max(len(np.unique(row)) for row in values)
+        roomy = in_a_batch + -(-in_a_batch // 8)
+        return int(min(roomy, len(np.unique(values)), values.shape[1]))
+
+    return Sizes(most(items), most(prompts), most(users))
+
+
+def plan_epoch(
+    rows: Rows, *, sizes: Sizes, num_users: int, batch_size: int, seed: int, epoch: int
+) -> Plan:
     """Shuffle an epoch into batches and list the distinct items, prompts and users of each.
 
     Args:
         rows: The training rows.
+        sizes: I, M and R; an epoch that needs more takes more, and is compiled anew.
         num_users: U; numbers from U on are padding.
         batch_size: B.
         seed: Of the data order.
         epoch: From 0.
 
     Returns:
-        The plan. Its sizes I, M and R are rounded up to few distinct values, so that epochs share a
-        compiled step.
+        The plan.
     """
-    num_rows = len(rows.weight)
-    steps = steps_per_epoch(num_rows, batch_size)
-    order = np.random.default_rng((seed, epoch)).permutation(num_rows)
-    order = np.append(order, np.zeros(steps * batch_size - num_rows, np.int64))
-    order = order.reshape(steps, batch_size)
-    present = (np.arange(order.size) < num_rows).reshape(order.shape)
-
-    comparisons = rows.comparisons
-    both = np.concatenate([comparisons.chosen[order], comparisons.rejected[order]], axis=1)
-    items, places = _distinct(both, pad=lambda count: np.zeros(count, np.int32))
-    prompts, prompt = _distinct(
-        np.maximum(comparisons.prompt[order], 0), pad=lambda count: np.zeros(count, np.int32)
-    )
-    users, user = _distinct(
-        comparisons.user[order], pad=lambda count: num_users + np.arange(count, dtype=np.int32)
-    )
+    order, present = _order(len(rows.weight), batch_size, seed, epoch)
+    both, prompts_of_rows, users_of_rows = _values(rows.comparisons, order)
+    items, places = _distinct(both, sizes.items, padding=0)
+    prompts, prompt = _distinct(prompts_of_rows, sizes.prompts, padding=0)
+    users, user = _distinct(users_of_rows, sizes.users, padding=-1)
+    # Numbers from U on, each once: the user table takes distinct, sorted rows.
+    absent = users < 0
+    users = np.where(absent, num_users + np.cumsum(absent, axis=1) - 1, users)
     return Plan(
         items=items,
         prompts=prompts,
-        users=users,
+        users=users.astype(np.int32),
         chosen=places[:, :batch_size],
         rejected=places[:, batch_size:],
         prompt=prompt,
@@ -162,21 +187,35 @@ def to_batch(tables: Tables, plan: Any) -> Batch:
     )
 
 
+def _order(
+    num_rows: int, batch_size: int, seed: int, epoch: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Rows of every batch, [S, B], and which of them are not padding."""
+    steps = steps_per_epoch(num_rows, batch_size)
+    order = np.zeros(steps * batch_size, np.int64)
+    order[:num_rows] = np.random.default_rng((seed, epoch)).permutation(num_rows)
+    present = np.arange(order.size) < num_rows
+    return order.reshape(steps, batch_size), present.reshape(steps, batch_size)
+
+
+def _values(
+    comparisons: Comparisons, order: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Items of both sides [S, 2B], prompts [S, B] and users [S, B] of every batch."""
+    items = np.concatenate([comparisons.chosen[order], comparisons.rejected[order]], axis=1)
+    return items, np.maximum(comparisons.prompt[order], 0), comparisons.user[order]
+
+
 def _distinct(
-    values: NDArray[np.int32], *, pad: Any
+    values: NDArray[np.int32], size: int, *, padding: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Distinct values of each row, sorted and padded to one size, and the place of each value."""
     found = [np.unique(row, return_inverse=True) for row in values]
-    size = _rounded_up(max(len(distinct) for distinct, _ in found), most=values.shape[1])
-    table = np.stack([np.append(distinct, pad(size - len(distinct))) for distinct, _ in found])
-    places = np.stack([inverse for _, inverse in found])
-    return table.astype(np.int32), places.astype(np.int32)
-
-
-def _rounded_up(count: int, *, most: int) -> int:
-    """The next multiple of an eighth of the power of two above, at most `most`."""
-    grain = max(1, (1 << max(count - 1, 1).bit_length()) // 8)
-    return min(-(-count // grain) * grain, most)
+    size = max(size, *(len(distinct) for distinct, _ in found))
+    table = np.full((len(values), size), padding, np.int32)
+    for row, (distinct, _) in zip(table, found, strict=True):
+        row[: len(distinct)] = distinct
+    return table, np.stack([inverse for _, inverse in found]).astype(np.int32)
 
 
 def place_tables(items: Inputs, prompts: Inputs | None) -> Tables:

@@ -7,6 +7,7 @@ Inside, the user axis comes last: every scalar operation of the mathematics is t
 operation over users, whose numbers lie next to each other in memory.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,11 +23,15 @@ MAX_STEPS = 100
 # The rows whose sums are written out one by one: XLA's own reductions over a leading axis are
 # five times slower on a CPU, and writing out more only costs compile time.
 ROWS_WRITTEN_OUT = 32
+# Prototypes up to which a linear solve is written out; the terms grow with K³.
+COLUMNS_WRITTEN_OUT = 12
 # What a block of users may keep at hand: half a megabyte of float32, in reach of a second-level
 # cache. An accelerator takes all users at once.
 NUMBERS_PER_BLOCK = 2**17
 # A damped step is lengthened when a longer one, up to this factor, may still descend.
 STEP_RATIO = 2.0
+# The part of the way to the simplex's boundary that a step may take.
+FARTHEST = 0.95
 
 
 class SimplexFit(NamedTuple):
@@ -102,16 +107,13 @@ def fit_simplex(
     barrier = jnp.asarray(strength, compute) * prior
 
     def fit_block(block: tuple[Array, Array]) -> SimplexFit:
-        rows, sample_weights = block[0].transpose(1, 2, 0), block[1].T
-        weights, iterations = _minimize(
+        rows, sample_weights = block
+        weights, derivatives, iterations = _minimize(
             rows, sample_weights, barrier, prior, jnp.asarray(tolerance, compute)
         )
-        gradient, hessian = _derivatives(
-            rows, _mix_rows(rows, weights), sample_weights, barrier, weights
-        )
-        return _fit_from(weights, gradient, hessian, barrier, sample_weights, iterations)
+        return _fit_from(weights, derivatives, barrier, sample_weights, iterations)
 
-    fit = _in_blocks(fit_block, margins, mask)
+    fit = _in_blocks(fit_block, margins.transpose(1, 2, 0), mask.T)
     return _cast(fit, returned)
 
 
@@ -188,21 +190,27 @@ def fit_simplex_nonlinear(
         rows = jax.vmap(jax.jacfwd(margin_fn), in_axes=(1, 0), out_axes=2)(weights, features)
         return jnp.where(present[:, None], rows, 0).astype(compute)
 
-    weights, iterations = _minimize_nonlinear(
+    weights, derivatives, iterations = _minimize_nonlinear(
         margins_at, rows_at, sample_weights, barrier, prior, jnp.asarray(tolerance, compute)
     )
-    gradient, hessian = _derivatives(
-        rows_at(weights), margins_at(weights), sample_weights, barrier, weights
-    )
-    fit = _fit_from(weights, gradient, hessian, barrier, sample_weights, iterations)
+    fit = _fit_from(weights, derivatives, barrier, sample_weights, iterations)
     return _cast(fit, returned)
+
+
+class _Derivatives(NamedTuple):
+    """Of F at some weights, users last."""
+
+    margins: Float[Array, "n U"]
+    gradient: Float[Array, "K U"]
+    hessian: Float[Array, "K K U"]
 
 
 class _Newton(NamedTuple):
     """The state of the iteration, users last."""
 
     weights: Float[Array, "K U"]
-    gap: Float[Array, "U"]  # before the last step
+    derivatives: _Derivatives  # at `weights`
+    last_gap: Float[Array, "U"]  # before the last step
     stride: Float[Array, "U"]  # of the last step: the largest relative or log-odds change
     moving: Bool[Array, "U"]
     iterations: Int[Array, "U"]
@@ -215,45 +223,49 @@ def _minimize(
     barrier: Float[Array, "K"],
     start: Float[Array, "K"],
     tolerance: Float[Array, ""],
-) -> tuple[Float[Array, "K U"], Int[Array, "U"]]:
-    """The optimum by damped Newton steps, and the steps that each user took."""
+) -> tuple[Float[Array, "K U"], _Derivatives, Int[Array, "U"]]:
+    """The optimum by damped Newton steps, F there, and the steps that each user took."""
+
+    def derivatives_at(weights: Array) -> _Derivatives:
+        return _derivatives(rows, _mix_rows(rows, weights), sample_weights, barrier, weights)
 
     def step(state: _Newton) -> _Newton:
-        weights = state.weights
-        margins = _mix_rows(rows, weights)
-        gradient, hessian = _derivatives(rows, margins, sample_weights, barrier, weights)
-        gradient, gap = _centered(gradient, weights)
-        moving = _unfinished(state, gap, tolerance)
-        direction = -_tangent_solve(hessian, barrier, weights, gradient[:, None])[:, 0]
-        slopes = _mix_rows(rows, direction)
-        shrinkage = jnp.max(-direction / weights, axis=0)  # r of the docstring
-        inward = jnp.max(-slopes * jnp.sign(margins), axis=0, initial=0)  # R
+        moving, direction = _newton_direction(state, barrier, tolerance)
+        changes = _mix_rows(rows, direction)
+        shrinkage = _fold(jnp.maximum, -direction / state.weights)  # r of the docstring
+        inward = _fold_rows(jnp.maximum, -changes * jnp.sign(state.derivatives.margins), 0)  # R
         stride = jnp.maximum(shrinkage, inward / 2)
         length = _lengthened(
-            1 / (1 + stride), moving, margins, slopes, sample_weights, barrier, weights, direction
+            1 / (1 + stride), shrinkage, moving, state, changes, sample_weights, barrier, direction
         )
-        return _moved(state, direction, length, gap, stride, moving)
+        return _moved(state, direction, length, stride, moving, derivatives_at)
 
-    final = lax.while_loop(_any_moving, step, _start(sample_weights, start))
-    return final.weights, final.iterations
+    final = lax.while_loop(
+        lambda state: jnp.any(_unfinished(state, tolerance)),
+        step,
+        _start(sample_weights, start, derivatives_at),
+    )
+    return final.weights, final.derivatives, final.iterations
 
 
 @_minimize.defjvp
-def _minimize_jvp(
-    primals: tuple[Array, ...], tangents: tuple[Array, ...]
-) -> tuple[tuple[Array, Array], tuple[Array, np.ndarray]]:
+def _minimize_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Any, Any]:
     """At the optimum ∇F is constant over k: dw = -Z (Zᵀ H Z)⁻¹ Zᵀ d(∇F), w held in d(∇F)."""
-    weights, iterations = _minimize(*primals)
-    rows, sample_weights, barrier = primals[:3]
+    weights, derivatives, iterations = _minimize(*primals)
 
-    def gradient_at(rows: Array, sample_weights: Array, barrier: Array) -> Array:
-        return _derivatives(rows, _mix_rows(rows, weights), sample_weights, barrier, weights)[0]
+    def derivatives_at(
+        rows: Array, sample_weights: Array, barrier: Array, weights: Array
+    ) -> _Derivatives:
+        return _derivatives(rows, _mix_rows(rows, weights), sample_weights, barrier, weights)
 
-    _, hessian = _derivatives(rows, _mix_rows(rows, weights), sample_weights, barrier, weights)
-    _, change = jax.jvp(gradient_at, primals[:3], tangents[:3])
-    weights_dot = -_tangent_solve(hessian, barrier, weights, change[:, None])[:, 0]
+    at, moved = (*primals[:3], weights), tangents[:3]
+    _, held = jax.jvp(derivatives_at, at, (*moved, jnp.zeros_like(weights)))
+    weights_dot = -_tangent_solve(
+        derivatives.hessian, primals[2], weights, held.gradient[:, None]
+    )[:, 0]
+    _, derivatives_dot = jax.jvp(derivatives_at, at, (*moved, weights_dot))
     no_tangent = np.zeros(iterations.shape, jax.dtypes.float0)
-    return (weights, iterations), (weights_dot, no_tangent)
+    return (weights, derivatives, iterations), (weights_dot, derivatives_dot, no_tangent)
 
 
 def _minimize_nonlinear(
@@ -263,80 +275,100 @@ def _minimize_nonlinear(
     barrier: Float[Array, "K"],
     start: Float[Array, "K"],
     tolerance: Float[Array, ""],
-) -> tuple[Float[Array, "K U"], Int[Array, "U"]]:
+) -> tuple[Float[Array, "K U"], _Derivatives, Int[Array, "U"]]:
     """A stationary point by Gauss-Newton steps with backtracking."""
     precision = float(jnp.finfo(barrier.dtype).eps)
 
-    def objective(weights: Array) -> Array:
-        losses = -sample_weights * jax.nn.log_sigmoid(margins_at(weights))
-        return losses.sum(axis=0) - jnp.sum(barrier[:, None] * jnp.log(weights), axis=0)
+    def derivatives_at(weights: Array) -> _Derivatives:
+        return _derivatives(rows_at(weights), margins_at(weights), sample_weights, barrier, weights)
+
+    def objective(margins: Array, weights: Array) -> Array:
+        losses = jnp.sum(-sample_weights * jax.nn.log_sigmoid(margins), axis=0)
+        return losses - jnp.sum(barrier[:, None] * jnp.log(weights), axis=0)
 
     def step(state: _Newton) -> _Newton:
-        weights = state.weights
-        gradient, hessian = _derivatives(
-            rows_at(weights), margins_at(weights), sample_weights, barrier, weights
-        )
-        gradient, gap = _centered(gradient, weights)
-        moving = _unfinished(state, gap, tolerance)
-        direction = -_tangent_solve(hessian, barrier, weights, gradient[:, None])[:, 0]
-        shrinkage = jnp.max(-direction / weights, axis=0)
-        value, slope = objective(weights), jnp.sum(gradient * direction, axis=0)
+        moving, direction = _newton_direction(state, barrier, tolerance)
+        value = objective(state.derivatives.margins, state.weights)
+        slope = jnp.sum(state.derivatives.gradient * direction, axis=0)
         rounding = 4 * precision * jnp.abs(value)
 
         def too_long(length: Array) -> Array:
-            reached = objective(weights + length[None] * direction)
-            return moving & ~(reached <= value + 1e-4 * length * slope + rounding)
+            weights = state.weights + length[None] * direction
+            descent = value - objective(margins_at(weights), weights)
+            return ~(descent >= -1e-4 * length * slope - rounding) & moving & (length > precision)
 
         def halve(search: tuple[Array, Array]) -> tuple[Array, Array]:
             length = jnp.where(search[1], search[0] / 2, search[0])
-            return length, too_long(length) & (length > precision)
+            return length, too_long(length)
 
-        length = 1 / jnp.maximum(1, shrinkage / 0.95)
+        shrinkage = _fold(jnp.maximum, -direction / state.weights)
+        length = 1 / jnp.maximum(1, shrinkage / FARTHEST)
         length, _ = lax.while_loop(lambda s: jnp.any(s[1]), halve, (length, too_long(length)))
         length = jnp.where(length > precision, length, 0)
-        stride = length * jnp.max(jnp.abs(direction / weights), axis=0)
-        return _moved(state, direction, length, gap, stride, moving)
+        return _moved(state, direction, length, length * shrinkage, moving, derivatives_at)
 
-    final = lax.while_loop(_any_moving, step, _start(sample_weights, start))
-    return final.weights, final.iterations
+    final = lax.while_loop(
+        lambda state: jnp.any(_unfinished(state, tolerance)),
+        step,
+        _start(sample_weights, start, derivatives_at),
+    )
+    return final.weights, final.derivatives, final.iterations
 
 
-def _start(sample_weights: Array, start: Array) -> _Newton:
+def _start(
+    sample_weights: Array, start: Array, derivatives_at: Callable[[Array], _Derivatives]
+) -> _Newton:
     """Every user at the prior; those without comparisons are there for good."""
     users = sample_weights.shape[1]
+    weights = jnp.broadcast_to(start[:, None], (len(start), users))
     infinite = jnp.full(users, jnp.inf, start.dtype)
     return _Newton(
-        weights=jnp.broadcast_to(start[:, None], (len(start), users)),
-        gap=infinite,
+        weights=weights,
+        derivatives=derivatives_at(weights),
+        last_gap=infinite,
         stride=infinite,
         moving=jnp.any(sample_weights > 0, axis=0) & (len(start) > 1),
         iterations=jnp.zeros(users, jnp.int32),
     )
 
 
-def _any_moving(state: _Newton) -> Array:
-    return jnp.any(state.moving) & (jnp.max(state.iterations, initial=0) < MAX_STEPS)
-
-
-def _unfinished(state: _Newton, gap: Array, tolerance: Array) -> Array:
+def _unfinished(state: _Newton, tolerance: Array) -> Array:
     """Users whose gap is too large and can still fall.
 
     Newton's error squares with each step: once a step is as small as the square root of the
     precision, the next weights are as exact as they get, and a gap that no longer halves is
     rounding.
     """
+    _, gap = _centered(state.derivatives.gradient, state.weights)
     precise = state.stride <= math.sqrt(float(jnp.finfo(gap.dtype).eps))
-    return state.moving & (gap > tolerance) & ~(precise & (gap > state.gap / 2))
+    exhausted = precise & (gap > state.last_gap / 2)
+    return state.moving & (gap > tolerance) & ~exhausted & (state.iterations < MAX_STEPS)
+
+
+def _newton_direction(
+    state: _Newton, barrier: Array, tolerance: Array
+) -> tuple[Bool[Array, "U"], Float[Array, "K U"]]:
+    moving = _unfinished(state, tolerance)
+    gradient, _ = _centered(state.derivatives.gradient, state.weights)
+    return moving, -_tangent_solve(
+        state.derivatives.hessian, barrier, state.weights, gradient[:, None]
+    )[:, 0]
 
 
 def _moved(
-    state: _Newton, direction: Array, length: Array, gap: Array, stride: Array, moving: Array
+    state: _Newton,
+    direction: Array,
+    length: Array,
+    stride: Array,
+    moving: Array,
+    derivatives_at: Callable[[Array], _Derivatives],
 ) -> _Newton:
     weights = state.weights + length[None] * direction
-    weights = weights / _sum(list(weights))[None]
+    weights = jnp.where(moving[None], weights / _fold(jnp.add, weights)[None], state.weights)
     return _Newton(
-        weights=jnp.where(moving[None], weights, state.weights),
-        gap=gap,
+        weights=weights,
+        derivatives=derivatives_at(weights),
+        last_gap=_centered(state.derivatives.gradient, state.weights)[1],
         stride=stride,
         moving=moving,
         iterations=state.iterations + moving.astype(jnp.int32),
@@ -344,21 +376,21 @@ def _moved(
 
 
 def _lengthened(
-    length: Array,
-    moving: Array,
-    margins: Array,
-    slopes: Array,
-    sample_weights: Array,
-    barrier: Array,
-    weights: Array,
-    direction: Array,
-) -> Array:
+    length: Float[Array, "U"],
+    shrinkage: Float[Array, "U"],
+    moving: Bool[Array, "U"],
+    state: _Newton,
+    changes: Float[Array, "n U"],
+    sample_weights: Float[Array, "n U"],
+    barrier: Float[Array, "K"],
+    direction: Float[Array, "K U"],
+) -> Float[Array, "U"]:
     """A longer step where the slope of F at its end is still negative: F is convex, so it descends.
 
     Matters for margins beyond 10 nats, where the bound on the curvature is poor: without it a
     margin of 1e4 would move by about 10 nats a step. Bisects the logarithm of the length.
     """
-    longest = 1 / jnp.maximum(1, jnp.max(-direction / weights, axis=0) / 0.95)
+    longest = 1 / jnp.maximum(1, shrinkage / FARTHEST)
 
     def undecided(search: tuple[Array, Array]) -> Array:
         descending, limit = search
@@ -367,9 +399,9 @@ def _lengthened(
     def bisect(search: tuple[Array, Array]) -> tuple[Array, Array]:
         descending, limit = search
         middle = jnp.sqrt(descending * limit)
-        wrong = jax.nn.sigmoid(-(margins + middle[None] * slopes))
-        slope = -jnp.sum(sample_weights * wrong * slopes, axis=0) - jnp.sum(
-            barrier[:, None] * direction / (weights + middle[None] * direction), axis=0
+        wrong = jax.nn.sigmoid(-(state.derivatives.margins + middle[None] * changes))
+        slope = -jnp.sum(sample_weights * wrong * changes, axis=0) - jnp.sum(
+            barrier[:, None] * direction / (state.weights + middle[None] * direction), axis=0
         )
         descends = undecided(search) & (slope <= 0)
         ascends = undecided(search) & ~(slope <= 0)
@@ -380,7 +412,7 @@ def _lengthened(
 
 
 def _mix_rows(rows: Float[Array, "n K U"], weights: Float[Array, "K U"]) -> Float[Array, "n U"]:
-    return _sum([rows[:, k] * weights[k][None] for k in range(rows.shape[1])])
+    return _fold(jnp.add, (rows * weights[None]).transpose(1, 0, 2))
 
 
 def _derivatives(
@@ -389,7 +421,7 @@ def _derivatives(
     sample_weights: Float[Array, "n U"],
     barrier: Float[Array, "K"],
     weights: Float[Array, "K U"],
-) -> tuple[Float[Array, "K U"], Float[Array, "K K U"]]:
+) -> _Derivatives:
     """Gradient and Gauss-Newton Hessian of F; `rows` are the derivatives of the margins by w."""
     right, wrong = jax.nn.sigmoid(margins), jax.nn.sigmoid(-margins)
     slopes = sample_weights * wrong
@@ -403,20 +435,21 @@ def _derivatives(
         hessian = hessian + (curvature[None] * row)[:, None] * row[None]
         return (gradient, hessian), None
 
-    derivatives, _ = lax.scan(
+    (gradient, hessian), _ = lax.scan(
         add_row, (-pull, diagonal), (rows, slopes, curvatures), unroll=ROWS_WRITTEN_OUT
     )
-    gradient, hessian = derivatives
-    return gradient, hessian
+    return _Derivatives(margins, gradient, hessian)
 
 
-def _centered(gradient: Array, weights: Array) -> tuple[Array, Array]:
+def _centered(
+    gradient: Float[Array, "K U"], weights: Float[Array, "K U"]
+) -> tuple[Float[Array, "K U"], Float[Array, "U"]]:
     """Gradient less its mean under the weights, which is 0 at the optimum, and the gap.
 
     The part that is constant over k has no effect on the plane Σ_k d_k = 0 but for its rounding.
     """
-    centered = gradient - _sum(list(gradient * weights))[None]
-    return centered, -jnp.min(centered, axis=0)
+    centered = gradient - _fold(jnp.add, gradient * weights)[None]
+    return centered, -_fold(jnp.minimum, centered)
 
 
 def _tangent_solve(
@@ -427,42 +460,79 @@ def _tangent_solve(
 ) -> Float[Array, "K R U"]:
     """Z (Zᵀ H Z)⁻¹ Zᵀ right: the x with H x + ν 1 = right and Σ_k x_k = 0.
 
-    With x = H⁻¹ right and y = H⁻¹ 1, x - y Σx / Σy. Gaussian elimination, written out over the
-    K columns; H is positive definite, so the pivots need no search. In exact arithmetic each is
-    at least the barrier's part of the diagonal: what rounding takes below is put back.
+    With a = H⁻¹ right and y = H⁻¹ 1 it is a - y Σa / Σy. H is positive definite, so elimination
+    needs no search for pivots. In exact arithmetic each pivot is at least the barrier's part of the
+    diagonal: what rounding takes below is put back.
     """
-    size = hessian.shape[0]
     floor = barrier[:, None] / weights / weights
-    left = hessian
     right = jnp.concatenate([right, jnp.ones_like(right[:, :1])], axis=1)
-    eliminated = []
+    written_out = hessian.shape[0] <= COLUMNS_WRITTEN_OUT and right.shape[1] <= 2
+    solved = (_solve_written_out if written_out else _solve_in_loop)(hessian, floor, right)
+    a, y = solved[:, :-1], solved[:, -1:]
+    return a - y * (_fold(jnp.add, a) / _fold(jnp.add, y))[None]
+
+
+def _solve_in_loop(
+    matrix: Float[Array, "K K U"], floor: Float[Array, "K U"], right: Float[Array, "K R U"]
+) -> Float[Array, "K R U"]:
+    """matrix⁻¹ right by Gauss and Jordan's elimination."""
+
+    def eliminate(k: Int[Array, ""], system: Float[Array, "K C U"]) -> Float[Array, "K C U"]:
+        pivot_row = system[k] / jnp.maximum(system[k, k], floor[k])[None]
+        reduced = system - system[:, k][:, None] * pivot_row[None]
+        return reduced.at[k].set(pivot_row)
+
+    size = matrix.shape[0]
+    system = lax.fori_loop(0, size, eliminate, jnp.concatenate([matrix, right], axis=1))
+    return system[:, size:]
+
+
+def _solve_written_out(
+    matrix: Float[Array, "K K U"], floor: Float[Array, "K U"], right: Float[Array, "K R U"]
+) -> Float[Array, "K R U"]:
+    """matrix⁻¹ right by Cholesky's factors, one scalar at a time: three times faster, K³ terms.
+
+    Each factor ends in a division on purpose: XLA fuses products into their users, computing them
+    again for each, but keeps the result of a division.
+    """
+    size = matrix.shape[0]
+    lower: list[list[Array]] = [[] for _ in range(size)]
     for k in range(size):
-        pivot = jnp.maximum(left[0, 0], floor[k])
-        column = left[1:, 0] / pivot[None]
-        eliminated.append((pivot, column, right[0]))
-        left = left[1:, 1:] - column[:, None] * left[0, 1:][None]
-        right = right[1:] - column[:, None] * right[0][None]
-    solution: list[Array] = []
-    for pivot, column, row in reversed(eliminated):
-        known = _sum([x * c[None] for x, c in zip(solution, column, strict=True)])
-        solution.insert(0, row / pivot[None] - known)
-    x, y = jnp.stack(solution)[:, :-1], jnp.stack(solution)[:, -1:]
-    return x - y * (_sum(list(x)) / _sum(list(y)))[None]
+        for l in range(k):
+            rest = matrix[k, l] - _dot(lower[k], lower[l][:l])
+            lower[k].append(rest / lower[l][l])
+        pivot = matrix[k, k] - _dot(lower[k], lower[k])
+        lower[k].append(jnp.sqrt(jnp.maximum(pivot, floor[k])))
+    solutions = []
+    for column in range(right.shape[1]):
+        forward: list[Array] = []
+        for k in range(size):
+            rest = right[k, column] - _dot(lower[k][:k], forward)
+            forward.append(rest / lower[k][k])
+        solution: list[Array] = []
+        for k in reversed(range(size)):
+            below = [lower[i][k] for i in reversed(range(k + 1, size))]
+            solution.append((forward[k] - _dot(below, solution)) / lower[k][k])
+        solutions.append(jnp.stack(solution[::-1]))
+    return jnp.stack(solutions, axis=1)
+
+
+def _dot(left: list[Array], right: list[Array]) -> Array | float:
+    return sum((a * b for a, b in zip(left, right, strict=True)), start=0.0)
 
 
 def _fit_from(
-    weights: Array,
-    gradient: Array,
-    hessian: Array,
-    barrier: Array,
-    sample_weights: Array,
-    iterations: Array,
+    weights: Float[Array, "K U"],
+    derivatives: _Derivatives,
+    barrier: Float[Array, "K"],
+    sample_weights: Float[Array, "n U"],
+    iterations: Int[Array, "U"],
 ) -> SimplexFit:
     size, users = weights.shape
     identity = jnp.broadcast_to(jnp.eye(size, dtype=weights.dtype)[:, :, None], (size, size, users))
-    covariance = _tangent_solve(hessian, barrier, weights, identity)
+    covariance = _tangent_solve(derivatives.hessian, barrier, weights, identity)
     covariance = (covariance + covariance.transpose(1, 0, 2)) / 2
-    _, gap = _centered(gradient, weights)
+    _, gap = _centered(derivatives.gradient, weights)
     exact = ~jnp.any(sample_weights > 0, axis=0) | (size == 1)
     return SimplexFit(
         weights=weights.T,
@@ -473,29 +543,40 @@ def _fit_from(
 
 
 def _in_blocks(
-    fit_block: Callable[[tuple[Array, Array]], SimplexFit], margins: Array, mask: Array
+    fit_block: Callable[[tuple[Array, Array]], SimplexFit],
+    rows: Float[Array, "n K U"],
+    sample_weights: Float[Array, "n U"],
 ) -> SimplexFit:
     """Fits users block by block: a block stays in the cache, and stops when its last user stops."""
-    users, rows, size = margins.shape
-    largest = max(NUMBERS_PER_BLOCK // (rows * size + 2 * size * size), 64)
+    count, size, users = rows.shape
+    largest = max(NUMBERS_PER_BLOCK // (count * size + 2 * size * size), 64)
     if jax.default_backend() != "cpu" or users <= largest:
-        return fit_block((margins, mask))
+        return fit_block((rows, sample_weights))
     # A multiple of 16 for vector registers, an odd one because strides of a power of two collide
     # in the cache.
     block = 16 * (2 * (-(-users // -(-users // largest)) // 32) + 1)
     blocks = -(-users // block)
 
     def split(values: Array) -> Array:
-        missing = [(0, blocks * block - users)] + [(0, 0)] * (values.ndim - 1)
-        return jnp.pad(values, missing).reshape(blocks, block, *values.shape[1:])
+        missing = [(0, 0)] * (values.ndim - 1) + [(0, blocks * block - users)]
+        values = jnp.pad(values, missing).reshape(*values.shape[:-1], blocks, block)
+        return jnp.moveaxis(values, -2, 0)
 
-    fits = lax.map(fit_block, (split(margins), split(mask)))
+    fits = lax.map(fit_block, (split(rows), split(sample_weights)))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:users], fits)
 
 
-def _sum(terms: list[Array]) -> Array:
-    """The sum of a few terms, written out; 0 of none."""
-    return sum(terms[1:], start=terms[0]) if terms else jnp.zeros(())
+def _fold(operation: Callable[[Array, Array], Array], values: Array) -> Array:
+    """Folds the leading axis, written out: XLA's reductions over it are far slower on a CPU."""
+    return functools.reduce(operation, list(values))
+
+
+def _fold_rows(operation: Callable[[Array, Array], Array], values: Array, start: float) -> Array:
+    """The same for an axis as long as the data: written out a few rows at a time."""
+    total = jnp.full_like(values, start, shape=values.shape[1:])
+    return lax.scan(
+        lambda total, row: (operation(total, row), None), total, values, unroll=ROWS_WRITTEN_OUT
+    )[0]
 
 
 def _cast(fit: SimplexFit, dtype: Any) -> SimplexFit:

@@ -139,7 +139,7 @@ def fit_by_gradient(
             shared, logits, batch, dropout_key
         )
         grad_norms = {
-            f"grad_norm/{group}": optax.global_norm(part)
+            f"grad_norm/{group}": optax.tree.norm(part)
             for group, part in _split_by_group(*gradients).items()
         }
         (shared_gradient, row_gradient), _ = clip.update(gradients, clip.init(gradients))

@@ -1,0 +1,80 @@
+"""Scores against loops, and intervals that cover."""
+
+import numpy as np
+import pytest
+
+from paljax.evaluation import accuracy_by_user, accuracy_gain, calibration, score
+from tests.kernels import twins
+
+OPTIONS = {"resamples": 400, "seed": 0}
+
+
+def data(seed=0, n=500, num_users=23):
+    generator = np.random.default_rng(seed)
+    users = generator.integers(0, num_users, n)
+    margins = generator.normal(0.8, 1.5, n)
+    margins[:7] = 0
+    groups = np.array(["a", "b", "c"], object)[users % 3]
+    return margins, users, groups
+
+
+def test_scores_are_their_definitions():
+    margins, users, groups = data()
+    scores = score(margins, users, groups, **OPTIONS)
+    hits = [1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins]
+    by_user = {u: [h for h, v in zip(hits, users, strict=True) if v == u] for u in set(users)}
+    by_group = {g: [h for h, v in zip(hits, groups, strict=True) if v == g] for g in set(groups)}
+    assert scores["accuracy"] == pytest.approx(np.mean(hits))
+    user_accuracies = [np.mean(values) for values in by_user.values()]
+    assert scores["accuracy_macro_user"] == pytest.approx(np.mean(user_accuracies))
+    assert scores["accuracy_worst_group"] == pytest.approx(
+        min(np.mean(values) for values in by_group.values())
+    )
+    tenth = np.quantile(user_accuracies, 0.1, method="inverted_cdf")
+    assert scores["accuracy_p10_user"] == pytest.approx(tenth)
+    nll = np.mean([twins.loss(float(m), kind="logistic") for m in margins])
+    assert scores["nll"] == pytest.approx(nll)
+    probabilities = np.array([twins.sigmoid(float(m)) for m in margins])
+    assert scores["ece"] == pytest.approx(twins.expected_calibration_error(probabilities), abs=1e-9)
+    assert (scores["n"], scores["n_users"]) == (500, len(by_user))
+
+
+def test_intervals_resample_users_and_not_comparisons():
+    """Users who are all right or all wrong: the interval must be as wide as users make it."""
+    users = np.repeat(np.arange(20), 50)
+    margins = np.where(users % 2 == 0, 1.0, -1.0)
+    low, high = score(margins, users, np.full(1000, "all"), **OPTIONS)["intervals"]["accuracy"]
+    binomial = 1.96 * np.sqrt(0.25 / 20)
+    assert high - low == pytest.approx(2 * binomial, rel=0.25)
+
+
+def test_gain_is_paired():
+    margins, users, _ = data()
+    better = np.where(np.arange(500) % 10 == 0, 2.0, margins)
+    gain = accuracy_gain(better, margins, users, **OPTIONS)
+    expected = np.mean(np.sign(better) - np.sign(margins)) / 2
+    assert gain["accuracy"] == pytest.approx(expected)
+    assert gain["interval"][0] < expected < gain["interval"][1]
+    same = accuracy_gain(margins, margins, users, **OPTIONS)
+    assert same == {"accuracy": 0.0, "interval": [0.0, 0.0]}
+
+
+def test_swapping_every_comparison_mirrors_accuracy():
+    margins, users, groups = data()
+    forth = score(margins, users, groups, **OPTIONS)["accuracy"]
+    back = score(-margins, users, groups, **OPTIONS)["accuracy"]
+    assert forth + back == pytest.approx(1)
+
+
+def test_calibration_bins_hold_every_comparison_once():
+    margins, _, _ = data()
+    bins = calibration(margins)
+    assert sum(entry["n"] for entry in bins) == 500
+    assert all(0.5 <= entry["confidence"] <= 1 for entry in bins)
+    certain = calibration(np.array([1e4, -1e4]))
+    assert certain == [{"confidence": 1.0, "accuracy": 0.5, "n": 2}]
+
+
+def test_a_user_without_comparisons_has_no_accuracy():
+    accuracy = accuracy_by_user(np.array([1.0, -1.0, 1.0]), np.array([0, 0, 2]), num_users=4)
+    np.testing.assert_array_equal(accuracy, [0.5, np.nan, 1.0, np.nan])

@@ -1,0 +1,80 @@
+"""Imports go one way through the layers, and the command lines start without JAX."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "paljax"
+# A module may import from its own layer and from those before it.
+LAYERS = [
+    ["errors", "ranges", "__init__"],
+    ["kernels"],
+    ["networks"],
+    ["models"],
+    ["data"],
+    ["predictions", "learners"],
+    ["checkpoints", "config", "storage", "evaluation", "loop", "commands"],
+    ["data.prepare", "runs", "predictors"],
+    ["baselines", "prototypes", "reward_stage", "figures", "reporting"],
+    ["reward_results", "trained_model", "report"],
+    ["reward_run"],
+    ["train", "adapt", "evaluate", "score"],
+]
+KERNELS_MAY_IMPORT = {"collections", "functools", "math", "typing", "jax", "jaxtyping", "numpy"}
+
+
+def layer_of(module: str) -> int:
+    """Place of a module, by the longest name that a layer lists."""
+    found = [
+        (len(name), place)
+        for place, names in enumerate(LAYERS)
+        for name in names
+        if module == name or module.startswith(f"{name}.")
+    ]
+    assert found, f"{module} is in no layer: say in tests/test_layers.py where it belongs"
+    return max(found)[1]
+
+
+def imports_of(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            names |= {
+                full if (PACKAGE.parent / f"{full.replace('.', '/')}.py").exists() else node.module
+                for full in modules
+            }
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+    for name in imports_of(path):
+        if name.startswith("paljax."):
+            imported = name.removeprefix("paljax.")
+            assert layer_of(imported) <= layer_of(module), f"{module} imports {imported}"
+        elif module.split(".")[0] == "kernels":
+            assert name.split(".")[0] in KERNELS_MAY_IMPORT, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("command", ["train", "adapt", "evaluate", "score", "report"])
+def test_help_starts_without_jax(command):
+    code = (
+        f"import sys, paljax.{command} as c\n"
+        "try: c.main(['--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert not {'jax', 'flax', 'matplotlib'} & set(sys.modules), 'heavy imports'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m paljax.{command}" in done.stdout
