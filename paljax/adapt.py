@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from paljax.commands import column_mapping, run_command, say
+from paljax.commands import cache_compilations, column_mapping, run_command, say
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,6 +32,7 @@ def adapt(options: argparse.Namespace) -> None:
     from paljax.predictors import join
     from paljax.trained_model import load_model
 
+    cache_compilations()
     storage.require_table_suffix(options.out)
     model = load_model(options.run)
     dataset = files.read_comparisons(options.comparisons, columns=column_mapping(options.column))

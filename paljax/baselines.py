@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
+from paljax.data.by_user import rows_by_user, weighted_choices
 from paljax.data.dataset import Comparisons
 from paljax.kernels import log_choice
-from paljax.learners.new_users import rows_by_user, weighted_choices
 from paljax.predictors import Margins, Predictor
 
 # Standard deviations of attribute weights that validation data choose from, in nats a spread.
@@ -179,8 +179,8 @@ def _newton(
 
 def _rows_of(features: NDArray[np.float32], rows: Comparisons, num_users: int) -> _UserRows:
     rows, weights = weighted_choices(rows)
-    places, mask_by_user = rows_by_user(rows, weights, num_users)
-    return _UserRows(jnp.asarray(_differences(features, rows))[places], mask_by_user)
+    places, mask = rows_by_user(rows, weights, num_users)
+    return _UserRows(jnp.asarray(_differences(features, rows)[places]), jnp.asarray(mask))
 
 
 def _differences(features: NDArray[np.float32], rows: Comparisons) -> NDArray[np.float32]:

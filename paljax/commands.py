@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from paljax.errors import RunError, UserError
 
@@ -28,6 +29,22 @@ def column_mapping(arguments: Sequence[str]) -> dict[str, str]:
                 f"--column {ours}{equals}{theirs}: wanted OURS=THEIRS, as user_id=worker"
             )
     return {ours: theirs for ours, _, theirs in pairs}
+
+
+def cache_compilations() -> None:
+    """Keep compiled programs on disk, so that a program is compiled once and not at every start.
+
+    JAX's own settings go first; JAX_COMPILATION_CACHE_DIR names another folder, and an empty one
+    switches the cache off.
+    """
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = Path.home() / ".cache" / "paljax" / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    # By default JAX stores only what took a second to compile, which no step here does.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 def run_command(

@@ -137,6 +137,20 @@ class LossSection(Section):
         return self
 
 
+class GradientLearner(Section):
+    """Users' weights are parameters; any model."""
+
+    name: Literal["gradient"] = "gradient"
+
+
+class EpisodesLearner(Section):
+    """Users' weights are solved on part of their choices; models linear in the weights."""
+
+    name: Literal["episodes"] = "episodes"
+    users_per_batch: PositiveInt = 128
+    most_comparisons: PositiveInt = 64  # of a user in one episode
+
+
 class ByGroup(Section):
     """One number a parameter group."""
 
@@ -213,7 +227,10 @@ class Config(Section):
     ] = [Numbers()]
     model: ModelSection
     loss: LossSection = Field(default_factory=LossSection)
-    prior_strength: PositiveFloat = 2.0  # λ of the training objective, pseudo-comparisons
+    learner: Annotated[GradientLearner | EpisodesLearner, Field(discriminator="name")] = Field(
+        default_factory=GradientLearner
+    )
+    prior_strength: PositiveFloat = 2.0  # λ in training, pseudo-comparisons; episodes start there
     optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
     training: TrainingSection = Field(default_factory=TrainingSection)
     selection: SelectionSection = Field(default_factory=SelectionSection)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paljax.commands import column_mapping, run_command, say
+from paljax.commands import cache_compilations, column_mapping, run_command, say
 
 if TYPE_CHECKING:
     from paljax.data.dataset import Dataset
@@ -43,6 +43,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from paljax.predictions import comparison_margins, encode
     from paljax.trained_model import weights_for
 
+    cache_compilations()
     model, columns = _load(options.run), column_mapping(options.column)
     dataset = files.read_comparisons(options.comparisons, columns=columns)
     joined: dict[str, Any] = {}

@@ -63,13 +63,8 @@ def predict_with(trained: Trained, tables: Tables, weights: Float[Array, "U K"])
         return comparison_margins(trained.model, trained.params, encoded, comparisons, weights)
 
     def joining(support: Comparisons, query: Comparisons) -> Margins:
-        users, user_rows = np.unique(query.user, return_inverse=True)
-        place = np.full(len(weights), -1, np.int32)
-        place[users] = np.arange(len(users))
-        known = support.select(place[support.user] >= 0)
-        known = known._replace(user=place[known.user])
-        joined = join(trained, tables, known, len(users))
-        return margins_for(joined.weights, query._replace(user=user_rows.astype(np.int32)))
+        # All users of the data set, so that every fit of the run shares one compiled program.
+        return margins_for(join(trained, tables, support, len(weights)).weights, query)
 
     return Predictor(seen=lambda rows: margins_for(weights, rows), joining=joining)
 

@@ -84,7 +84,7 @@ def score_predictors(
     settings = {"resamples": config.evaluation.resamples, "seed": config.seed}
     shots = config.evaluation.shots if len(scored.query.user) else []
     support = {
-        count: prepared.dataset.comparisons.select(prepared.split.shots(count)) for count in shots
+        count: prepared.split.support(prepared.dataset.comparisons, count) for count in shots
     }
     test_margins = {name: model.seen(scored.test) for name, model in predictors.items()}
     query_margins = {
@@ -125,7 +125,7 @@ def _score_joined(
 ) -> Scores:
     """Scores on the query part, with how many support comparisons a user had on average."""
     users = np.unique(scored.query.user)
-    given = np.isin(support.user, users).sum() / len(users)
+    given = np.isin(support.user[support.weight > 0], users).sum() / len(users)
     scores = score(margins, scored.query.user, scored.query_groups, resamples=resamples, seed=seed)
     return scores | {"support_per_user": float(given)}
 

@@ -3,50 +3,29 @@
 Test and unseen users' comparisons are read only after everything is chosen.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from numpy.typing import NDArray
 
 from paljax import models
 from paljax.checkpoints import Checkpoints
-from paljax.config import Config, OptimizerSection
-from paljax.data.batches import (
-    Plan,
-    Rows,
-    plan_epoch,
-    plan_sizes,
-    steps_per_epoch,
-    to_batch,
-    training_rows,
-)
+from paljax.config import Config
 from paljax.data.dataset import Comparisons
 from paljax.data.encoders import Encoder
 from paljax.data.prepare import Prepared
 from paljax.evaluation import correctness
-from paljax.learners.fit_by_gradient import FitState, OptimizerSettings, fit_by_gradient, weights_of
-from paljax.learners.losses import LOSSES
-from paljax.loop import Progress, Task, fit
+from paljax.loop import Progress, fit
 from paljax.models import PreferenceModel
 from paljax.predictions import encode, pair, pair_margins
 from paljax.predictors import Trained, join
+from paljax.reward_tasks import Fitted, task_for
 from paljax.runs import CHECKPOINTS, METRICS_LOG, MetricsLog
-
-
-class Snapshot(NamedTuple):
-    """The part of a fit's state that is the fitted model."""
-
-    params: models.Params
-    population: Any  # [K] logits
-    user_logits: Any  # [U, K] relative to the population's
 
 
 class Candidate(NamedTuple):
@@ -102,7 +81,7 @@ def fit_candidates(fitting: Fitting, name: str, model: PreferenceModel) -> list[
     epochs = int(progress.best_epoch)
     return [
         _with_strength(fitting, model, progress.best, strength, train, validation, epochs)
-        for strength in _strengths(fitting.config, model)
+        for strength in _strengths(fitting.config, model, progress.best)
     ]
 
 
@@ -142,36 +121,7 @@ def _fit(
     validation: Comparisons | None,
     epochs: int,
 ) -> Progress:
-    config, prepared = fitting.config, fitting.prepared
-    rows = training_rows(
-        train,
-        label_smoothing=config.loss.label_smoothing,
-        weight_by_user=config.loss.weight_by_user,
-    )
-    batch_size = min(config.training.batch_size, len(rows.weight))
-    task = Task(
-        name=name,
-        learner=fit_by_gradient(
-            model,
-            example_items=_first(prepared.tables.items),
-            example_prompts=_first(prepared.tables.prompts),
-            num_users=len(prepared.dataset.users),
-            loss=LOSSES[config.loss.name],
-            prior_strength=config.prior_strength,
-            optimizer=_optimizer(
-                config.optimizer,
-                config.training.epochs * steps_per_epoch(len(rows.weight), batch_size),
-            ),
-        ),
-        epoch_batches=_epoch_batches(rows, len(prepared.dataset.users), batch_size, config.seed),
-        to_batch=to_batch,
-        tables=prepared.tables,
-        snapshot=_snapshot,
-        validate=None if validation is None else _validation(model, prepared, validation),
-        epochs=epochs,
-        patience=config.training.patience,
-        checkpoint_every=config.training.checkpoint_every,
-    )
+    task = task_for(fitting.config, fitting.prepared, name, model, train, validation, epochs=epochs)
     log = MetricsLog(fitting.run_dir / METRICS_LOG)
     with Checkpoints(fitting.run_dir / CHECKPOINTS / name.replace(" ", "_")) as checkpoints:
         newest = checkpoints.latest() or 0
@@ -181,7 +131,7 @@ def _fit(
         started = time.perf_counter()
         progress = fit(
             task,
-            jax.random.key(config.seed),
+            jax.random.key(fitting.config.seed),
             checkpoints=checkpoints,
             log=lambda record: log.append([record]),
             progress_bar=fitting.progress_bar,
@@ -196,7 +146,7 @@ def _fit(
 def _with_strength(
     fitting: Fitting,
     model: PreferenceModel,
-    snapshot: Snapshot,
+    snapshot: Fitted,
     strength: float,
     train: Comparisons,
     validation: Comparisons,
@@ -220,58 +170,10 @@ def _with_strength(
     )
 
 
-def _strengths(config: Config, model: PreferenceModel) -> list[float]:
-    return config.selection.prior_strength if model.num_prototypes > 1 else [config.prior_strength]
-
-
-def _validation(
-    model: PreferenceModel, prepared: Prepared, validation: Comparisons
-) -> Callable[[FitState], Mapping[str, Any]]:
-    pairs_of = partial(pair, comparisons=validation)
-    users = jnp.asarray(validation.user)
-
-    @jax.jit
-    def scores(state: FitState, tables: Any) -> dict[str, Any]:
-        pairs = pairs_of(encode(model, state.params, tables))
-        weights = weights_of(state.population, jnp.take(state.user_logits, users, axis=0))
-        margins = pair_margins(model, state.params, pairs, weights)
-        return {
-            "loss": jnp.mean(jax.nn.softplus(-margins)),
-            "accuracy": jnp.mean(0.5 * (1 + jnp.sign(margins))),
-        }
-
-    return lambda state: scores(state, prepared.tables)
-
-
-def _epoch_batches(rows: Rows, num_users: int, batch_size: int, seed: int) -> Callable[[int], Plan]:
-    sizes = plan_sizes(rows, batch_size=batch_size, seed=seed)
-    return lambda epoch: plan_epoch(
-        rows, sizes=sizes, num_users=num_users, batch_size=batch_size, seed=seed, epoch=epoch
-    )
-
-
-def _optimizer(section: OptimizerSection, num_steps: int) -> OptimizerSettings:
-    warmup = math.ceil(section.warmup_fraction * num_steps)
-    after = {
-        "constant": optax.constant_schedule(1.0),
-        "cosine": optax.cosine_decay_schedule(1.0, max(num_steps - warmup, 1)),
-        "linear": optax.linear_schedule(1.0, 0.0, max(num_steps - warmup, 1)),
-    }[section.schedule]
-    # From 1 / (warmup + 1): a first step with rate zero would be lost.
-    before = optax.linear_schedule(1 / (warmup + 1), 1.0, warmup)
-    return OptimizerSettings(
-        learning_rate=section.learning_rate.model_dump(),
-        weight_decay=section.weight_decay.model_dump(),
-        schedule=optax.join_schedules([before, after], [warmup]),
-        clip_norm=section.clip_norm,
-        beta1=section.beta1,
-        beta2=section.beta2,
-    )
-
-
-def _snapshot(state: FitState) -> Snapshot:
-    return Snapshot(state.params, state.population, state.user_logits)
-
-
-def _first(inputs: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[:1], inputs)
+def _strengths(config: Config, model: PreferenceModel, fitted: Fitted) -> list[float]:
+    """λ to choose from: what the fit has learned, or the configured grid."""
+    if model.num_prototypes == 1:
+        return [config.prior_strength]
+    if fitted.prior_strength is not None:
+        return [float(fitted.prior_strength)]
+    return config.selection.prior_strength

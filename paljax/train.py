@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from paljax.commands import run_command, say
+from paljax.commands import cache_compilations, run_command, say
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +37,7 @@ def train(options: argparse.Namespace) -> None:
     from paljax import config, runs
     from paljax.reward_run import run_reward_stage
 
+    cache_compilations()
     settings = config.load(options.config, options.overrides)
     run_dir = options.run_dir or default_run_dir(options.config)
     runs.open_run(run_dir, settings, resume=options.resume == "auto")

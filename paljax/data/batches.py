@@ -53,7 +53,12 @@ class Sizes(NamedTuple):
 
     items: int  # I
     prompts: int  # M
-    users: int  # R
+    users: int  # R, where a batch lists them
+
+
+def room(in_a_batch: int, in_all: int) -> int:
+    """An eighth more than one epoch's batches need, but no more than there are in all."""
+    return min(in_a_batch + -(-in_a_batch // 8), in_all)
 
 
 class Rows(NamedTuple):
@@ -123,8 +128,7 @@ def plan_sizes(rows: Rows, *, batch_size: int, seed: int) -> Sizes:
 
     def most(values: NDArray[np.int32]) -> int:
         in_a_batch = max(len(np.unique(row)) for row in values)
-        roomy = in_a_batch + -(-in_a_batch // 8)
-        return int(min(roomy, len(np.unique(values)), values.shape[1]))
+        return min(room(in_a_batch, len(np.unique(values))), int(values.shape[1]))
 
     return Sizes(most(items), most(prompts), most(users))
 
@@ -147,9 +151,9 @@ def plan_epoch(
     """
     order, present = _order(len(rows.weight), batch_size, seed, epoch)
     both, prompts_of_rows, users_of_rows = _values(rows.comparisons, order)
-    items, places = _distinct(both, sizes.items, padding=0)
-    prompts, prompt = _distinct(prompts_of_rows, sizes.prompts, padding=0)
-    users, user = _distinct(users_of_rows, sizes.users, padding=-1)
+    items, places = distinct(both, sizes.items, padding=0)
+    prompts, prompt = distinct(prompts_of_rows, sizes.prompts, padding=0)
+    users, user = distinct(users_of_rows, sizes.users, padding=-1)
     # Numbers from U on, each once: the user table takes distinct, sorted rows.
     absent = users < 0
     users = np.where(absent, num_users + np.cumsum(absent, axis=1) - 1, users)
@@ -206,7 +210,7 @@ def _values(
     return items, np.maximum(comparisons.prompt[order], 0), comparisons.user[order]
 
 
-def _distinct(
+def distinct(
     values: NDArray[np.int32], size: int, *, padding: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Distinct values of each row, sorted and padded to one size, and the place of each value."""

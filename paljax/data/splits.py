@@ -26,9 +26,14 @@ class Split(NamedTuple):
         """Row numbers of these parts, ascending."""
         return np.flatnonzero(np.isin(self.part, parts))
 
-    def shots(self, count: int) -> NDArray[np.int64]:
-        """Row numbers of the first `count` support comparisons of every unseen user."""
-        return np.flatnonzero((self.arrival >= 0) & (self.arrival < count))
+    def support(self, comparisons: Comparisons, shots: int) -> Comparisons:
+        """Support comparisons of all unseen users; weight 0 for all but a user's first `shots`.
+
+        Every number of shots gives arrays of the same shapes, and so shares a compiled fit.
+        """
+        rows = self.rows("support")
+        pool = comparisons.select(rows)
+        return pool._replace(weight=np.where(self.arrival[rows] < shots, pool.weight, 0))
 
 
 def split_at_random(

@@ -5,6 +5,7 @@ nats of log-odds.
 """
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
@@ -57,7 +58,8 @@ def log_evidence(
         >>> log_evidence(jnp.zeros((2, 1)), jnp.array([0, 0]), jnp.zeros(1), num_users=2)
         Array([-1.3862944,  0.       ], dtype=float32)
     """
-    return jax.nn.logsumexp(_log_joint(margins, users, log_prior, num_users), axis=1)
+    log_joint = _log_joint(margins, users, log_prior, num_users)
+    return jax.nn.logsumexp(log_joint, axis=1).astype(margins.dtype)
 
 
 def responsibilities(
@@ -91,7 +93,8 @@ def responsibilities(
         >>> responsibilities(jnp.array([[0.0, 0.0]]), jnp.array([0]), prior, num_users=1)
         Array([[0.75, 0.25]], dtype=float32)
     """
-    return jax.nn.softmax(_log_joint(margins, users, log_prior, num_users), axis=1)
+    log_joint = _log_joint(margins, users, log_prior, num_users)
+    return jax.nn.softmax(log_joint, axis=1).astype(margins.dtype)
 
 
 def _log_joint(margins: Array, users: Array, log_prior: Array, num_users: int) -> Array:
@@ -104,5 +107,8 @@ def _log_joint(margins: Array, users: Array, log_prior: Array, num_users: int) -
             f"margins {margins.shape}, users {users.shape} and log_prior {log_prior.shape} "
             "must be [B, K], [B] and [K]"
         )
-    log_likelihood = jax.ops.segment_sum(log_choice(margins), users, num_segments=num_users)
-    return log_prior[None, :] + log_likelihood
+    # A sum over many comparisons loses what bfloat16 can't hold; at least float32 keeps it.
+    precise = jnp.float64 if margins.dtype == jnp.float64 else jnp.float32
+    log_choices = log_choice(margins.astype(precise))
+    log_likelihood = jax.ops.segment_sum(log_choices, users, num_segments=num_users)
+    return log_prior.astype(precise)[None, :] + log_likelihood

@@ -23,11 +23,11 @@ MAX_STEPS = 100
 # The rows whose sums are written out one by one: XLA's own reductions over a leading axis are
 # five times slower on a CPU, and writing out more only costs compile time.
 ROWS_WRITTEN_OUT = 32
-# Prototypes up to which a linear solve is written out; the terms grow with K³.
+# Prototypes up to which the linear solve of a step is written out: its terms grow with K³.
 COLUMNS_WRITTEN_OUT = 12
-# What a block of users may keep at hand: half a megabyte of float32, in reach of a second-level
+# What a block of users may keep at hand: a quarter of a megabyte of float32, in a second-level
 # cache. An accelerator takes all users at once.
-NUMBERS_PER_BLOCK = 2**17
+NUMBERS_PER_BLOCK = 2**16
 # A damped step is lengthened when a longer one, up to this factor, may still descend.
 STEP_RATIO = 2.0
 # The part of the way to the simplex's boundary that a step may take.
@@ -106,14 +106,9 @@ def fit_simplex(
     prior = prior.astype(compute)
     barrier = jnp.asarray(strength, compute) * prior
 
-    def fit_block(block: tuple[Array, Array]) -> SimplexFit:
-        rows, sample_weights = block
-        weights, derivatives, iterations = _minimize(
-            rows, sample_weights, barrier, prior, jnp.asarray(tolerance, compute)
-        )
-        return _fit_from(weights, derivatives, barrier, sample_weights, iterations)
-
-    fit = _in_blocks(fit_block, margins.transpose(1, 2, 0), mask.T)
+    fit = _fit_in_blocks(
+        margins.transpose(1, 2, 0), mask.T, barrier, prior, jnp.asarray(tolerance, compute)
+    )
     return _cast(fit, returned)
 
 
@@ -135,7 +130,8 @@ def fit_simplex_nonlinear(
     are stationary, not that no better weights exist. With margins linear in w the problem is that
     of `fit_simplex`, and so is the result.
 
-    Unlike `fit_simplex`, not differentiable in reverse mode.
+    Unlike `fit_simplex`, not differentiable in reverse mode, and compiled at every call that is not
+    itself under `jit`.
 
     Args:
         margin_fn: Margins of one user's comparisons in nats, from the weights and that user's
@@ -202,7 +198,7 @@ class _Derivatives(NamedTuple):
 
     margins: Float[Array, "n U"]
     gradient: Float[Array, "K U"]
-    hessian: Float[Array, "K K U"]
+    hessian: tuple[Array, ...]  # of the losses alone; row k of the lower triangle: [k + 1, U]
 
 
 class _Newton(NamedTuple):
@@ -213,7 +209,7 @@ class _Newton(NamedTuple):
     last_gap: Float[Array, "U"]  # before the last step
     stride: Float[Array, "U"]  # of the last step: the largest relative or log-odds change
     moving: Bool[Array, "U"]
-    iterations: Int[Array, "U"]
+    iterations: Int[Array, "U"]  # -1 before `derivatives` are known
 
 
 @jax.custom_jvp
@@ -233,7 +229,9 @@ def _minimize(
         moving, direction = _newton_direction(state, barrier, tolerance)
         changes = _mix_rows(rows, direction)
         shrinkage = _fold(jnp.maximum, -direction / state.weights)  # r of the docstring
-        inward = _fold_rows(jnp.maximum, -changes * jnp.sign(state.derivatives.margins), 0)  # R
+        inward = _fold_rows(  # R
+            jnp.maximum, jnp.zeros_like(shrinkage), -changes * jnp.sign(state.derivatives.margins)
+        )
         stride = jnp.maximum(shrinkage, inward / 2)
         length = _lengthened(
             1 / (1 + stride), shrinkage, moving, state, changes, sample_weights, barrier, direction
@@ -243,7 +241,7 @@ def _minimize(
     final = lax.while_loop(
         lambda state: jnp.any(_unfinished(state, tolerance)),
         step,
-        _start(sample_weights, start, derivatives_at),
+        _start(sample_weights, start),
     )
     return final.weights, final.derivatives, final.iterations
 
@@ -260,9 +258,8 @@ def _minimize_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tu
 
     at, moved = (*primals[:3], weights), tangents[:3]
     _, held = jax.jvp(derivatives_at, at, (*moved, jnp.zeros_like(weights)))
-    weights_dot = -_tangent_solve(
-        derivatives.hessian, primals[2], weights, held.gradient[:, None]
-    )[:, 0]
+    diagonal = _barrier_curvature(primals[2], weights)
+    weights_dot = -_tangent_solve(derivatives.hessian, diagonal, held.gradient)
     _, derivatives_dot = jax.jvp(derivatives_at, at, (*moved, weights_dot))
     no_tangent = np.zeros(iterations.shape, jax.dtypes.float0)
     return (weights, derivatives, iterations), (weights_dot, derivatives_dot, no_tangent)
@@ -277,7 +274,7 @@ def _minimize_nonlinear(
     tolerance: Float[Array, ""],
 ) -> tuple[Float[Array, "K U"], _Derivatives, Int[Array, "U"]]:
     """A stationary point by Gauss-Newton steps with backtracking."""
-    precision = float(jnp.finfo(barrier.dtype).eps)
+    precision = float(np.finfo(barrier.dtype).eps)
 
     def derivatives_at(weights: Array) -> _Derivatives:
         return _derivatives(rows_at(weights), margins_at(weights), sample_weights, barrier, weights)
@@ -288,7 +285,7 @@ def _minimize_nonlinear(
 
     def step(state: _Newton) -> _Newton:
         moving, direction = _newton_direction(state, barrier, tolerance)
-        value = objective(state.derivatives.margins, state.weights)
+        value = objective(margins_at(state.weights), state.weights)
         slope = jnp.sum(state.derivatives.gradient * direction, axis=0)
         rounding = 4 * precision * jnp.abs(value)
 
@@ -302,7 +299,7 @@ def _minimize_nonlinear(
             return length, too_long(length)
 
         shrinkage = _fold(jnp.maximum, -direction / state.weights)
-        length = 1 / jnp.maximum(1, shrinkage / FARTHEST)
+        length = _longest(shrinkage)
         length, _ = lax.while_loop(lambda s: jnp.any(s[1]), halve, (length, too_long(length)))
         length = jnp.where(length > precision, length, 0)
         return _moved(state, direction, length, length * shrinkage, moving, derivatives_at)
@@ -310,57 +307,59 @@ def _minimize_nonlinear(
     final = lax.while_loop(
         lambda state: jnp.any(_unfinished(state, tolerance)),
         step,
-        _start(sample_weights, start, derivatives_at),
+        _start(sample_weights, start),
     )
     return final.weights, final.derivatives, final.iterations
 
 
-def _start(
-    sample_weights: Array, start: Array, derivatives_at: Callable[[Array], _Derivatives]
-) -> _Newton:
-    """Every user at the prior; those without comparisons are there for good."""
-    users = sample_weights.shape[1]
-    weights = jnp.broadcast_to(start[:, None], (len(start), users))
-    infinite = jnp.full(users, jnp.inf, start.dtype)
+def _start(sample_weights: Float[Array, "n U"], start: Float[Array, "K"]) -> _Newton:
+    """Every user at the prior; those without comparisons are there for good.
+
+    Derivatives of 0 make a first step of length 0. So F is evaluated in one place, inside the
+    loop, which halves the code to compile.
+    """
+    size, (count, users) = len(start), sample_weights.shape
+    zeros = functools.partial(jnp.zeros, dtype=start.dtype)
+    triangle = tuple(zeros((k + 1, users)) for k in range(size))
     return _Newton(
-        weights=weights,
-        derivatives=derivatives_at(weights),
-        last_gap=infinite,
-        stride=infinite,
-        moving=jnp.any(sample_weights > 0, axis=0) & (len(start) > 1),
-        iterations=jnp.zeros(users, jnp.int32),
+        weights=jnp.broadcast_to(start[:, None], (size, users)),
+        derivatives=_Derivatives(zeros((count, users)), zeros((size, users)), triangle),
+        last_gap=zeros(users),
+        stride=zeros(users),
+        moving=jnp.any(sample_weights > 0, axis=0) & (size > 1),
+        iterations=jnp.full(users, -1, jnp.int32),
     )
 
 
-def _unfinished(state: _Newton, tolerance: Array) -> Array:
-    """Users whose gap is too large and can still fall.
+def _unfinished(state: _Newton, tolerance: Float[Array, ""]) -> Bool[Array, "U"]:
+    """Users whose gap is unknown, or too large while it can still fall.
 
     Newton's error squares with each step: once a step is as small as the square root of the
     precision, the next weights are as exact as they get, and a gap that no longer halves is
     rounding.
     """
     _, gap = _centered(state.derivatives.gradient, state.weights)
-    precise = state.stride <= math.sqrt(float(jnp.finfo(gap.dtype).eps))
-    exhausted = precise & (gap > state.last_gap / 2)
-    return state.moving & (gap > tolerance) & ~exhausted & (state.iterations < MAX_STEPS)
+    precision = math.sqrt(float(np.finfo(gap.dtype).eps))
+    precise = (state.stride > 0) & (state.stride <= precision)
+    exhausted = (precise & (gap > state.last_gap / 2)) | (state.iterations >= MAX_STEPS)
+    return (state.iterations < 0) | (state.moving & (gap > tolerance) & ~exhausted)
 
 
 def _newton_direction(
-    state: _Newton, barrier: Array, tolerance: Array
+    state: _Newton, barrier: Float[Array, "K"], tolerance: Float[Array, ""]
 ) -> tuple[Bool[Array, "U"], Float[Array, "K U"]]:
-    moving = _unfinished(state, tolerance)
+    moving = state.moving & _unfinished(state, tolerance)
     gradient, _ = _centered(state.derivatives.gradient, state.weights)
-    return moving, -_tangent_solve(
-        state.derivatives.hessian, barrier, state.weights, gradient[:, None]
-    )[:, 0]
+    diagonal = _barrier_curvature(barrier, state.weights)
+    return moving, -_tangent_solve(state.derivatives.hessian, diagonal, gradient)
 
 
 def _moved(
     state: _Newton,
-    direction: Array,
-    length: Array,
-    stride: Array,
-    moving: Array,
+    direction: Float[Array, "K U"],
+    length: Float[Array, "U"],
+    stride: Float[Array, "U"],
+    moving: Bool[Array, "U"],
     derivatives_at: Callable[[Array], _Derivatives],
 ) -> _Newton:
     weights = state.weights + length[None] * direction
@@ -370,9 +369,14 @@ def _moved(
         derivatives=derivatives_at(weights),
         last_gap=_centered(state.derivatives.gradient, state.weights)[1],
         stride=stride,
-        moving=moving,
-        iterations=state.iterations + moving.astype(jnp.int32),
+        moving=moving & (length > 0),
+        iterations=state.iterations + (moving | (state.iterations < 0)).astype(jnp.int32),
     )
+
+
+def _longest(shrinkage: Float[Array, "U"]) -> Float[Array, "U"]:
+    """The longest step that stays well inside: at most Newton's, no weight below a twentieth."""
+    return 1 / jnp.maximum(1, shrinkage / FARTHEST)
 
 
 def _lengthened(
@@ -390,7 +394,7 @@ def _lengthened(
     Matters for margins beyond 10 nats, where the bound on the curvature is poor: without it a
     margin of 1e4 would move by about 10 nats a step. Bisects the logarithm of the length.
     """
-    longest = 1 / jnp.maximum(1, shrinkage / FARTHEST)
+    longest = _longest(shrinkage)
 
     def undecided(search: tuple[Array, Array]) -> Array:
         descending, limit = search
@@ -407,7 +411,8 @@ def _lengthened(
         ascends = undecided(search) & ~(slope <= 0)
         return jnp.where(descends, middle, descending), jnp.where(ascends, middle, limit)
 
-    search = lax.while_loop(lambda s: jnp.any(undecided(s)), bisect, (length, longest))
+    search = (jnp.minimum(length, longest), longest)
+    search = lax.while_loop(lambda s: jnp.any(undecided(s)), bisect, search)
     return search[0]
 
 
@@ -427,18 +432,17 @@ def _derivatives(
     slopes = sample_weights * wrong
     curvatures = slopes * right
     pull = barrier[:, None] / weights
-    diagonal = jnp.eye(len(barrier), dtype=weights.dtype)[:, :, None] * (pull / weights)[None]
+    gradient = _fold_rows(lambda total, row, slope: total - slope[None] * row, -pull, rows, slopes)
 
-    def add_row(total: Any, row: Any) -> Any:
-        (gradient, hessian), (row, slope, curvature) = total, row
-        gradient = gradient - slope[None] * row
-        hessian = hessian + (curvature[None] * row)[:, None] * row[None]
-        return (gradient, hessian), None
+    def add_row(
+        lower: tuple[Array, ...], row: Float[Array, "K U"], curvature: Float[Array, "U"]
+    ) -> tuple[Array, ...]:
+        return tuple(
+            total + (curvature * row[k])[None] * row[: k + 1] for k, total in enumerate(lower)
+        )
 
-    (gradient, hessian), _ = lax.scan(
-        add_row, (-pull, diagonal), (rows, slopes, curvatures), unroll=ROWS_WRITTEN_OUT
-    )
-    return _Derivatives(margins, gradient, hessian)
+    nothing = tuple(jnp.zeros_like(weights[: k + 1]) for k in range(len(barrier)))
+    return _Derivatives(margins, gradient, _fold_rows(add_row, nothing, rows, curvatures))
 
 
 def _centered(
@@ -452,69 +456,73 @@ def _centered(
     return centered, -_fold(jnp.minimum, centered)
 
 
-def _tangent_solve(
-    hessian: Float[Array, "K K U"],
-    barrier: Float[Array, "K"],
-    weights: Float[Array, "K U"],
-    right: Float[Array, "K R U"],
-) -> Float[Array, "K R U"]:
-    """Z (Zᵀ H Z)⁻¹ Zᵀ right: the x with H x + ν 1 = right and Σ_k x_k = 0.
+def _barrier_curvature(
+    barrier: Float[Array, "K"], weights: Float[Array, "K U"]
+) -> Float[Array, "K U"]:
+    """The barrier's part of the Hessian, which is diagonal.
 
-    With a = H⁻¹ right and y = H⁻¹ 1 it is a - y Σa / Σy. H is positive definite, so elimination
-    needs no search for pivots. In exact arithmetic each pivot is at least the barrier's part of the
-    diagonal: what rounding takes below is put back.
+    In exact arithmetic it is a lower bound of every pivot when the Hessian is eliminated, in any
+    order. Where rounding takes a pivot below, as with margins of 1e4, the bound stands in.
     """
-    floor = barrier[:, None] / weights / weights
-    right = jnp.concatenate([right, jnp.ones_like(right[:, :1])], axis=1)
-    written_out = hessian.shape[0] <= COLUMNS_WRITTEN_OUT and right.shape[1] <= 2
-    solved = (_solve_written_out if written_out else _solve_in_loop)(hessian, floor, right)
-    a, y = solved[:, :-1], solved[:, -1:]
+    return barrier[:, None] / weights / weights
+
+
+def _tangent_solve(
+    lower: tuple[Array, ...], diagonal: Float[Array, "K U"], right: Float[Array, "K U"]
+) -> Float[Array, "K U"]:
+    """Z (Zᵀ H Z)⁻¹ Zᵀ right: the x with H x + ν 1 = right and Σ_k x_k = 0."""
+    if len(lower) > COLUMNS_WRITTEN_OUT:
+        return _fold(jnp.add, (_tangent_inverse(lower, diagonal) * right[None]).transpose(1, 0, 2))
+    a, y = _solve_written_out(lower, diagonal, right, jnp.ones_like(right))
     return a - y * (_fold(jnp.add, a) / _fold(jnp.add, y))[None]
 
 
-def _solve_in_loop(
-    matrix: Float[Array, "K K U"], floor: Float[Array, "K U"], right: Float[Array, "K R U"]
-) -> Float[Array, "K R U"]:
-    """matrix⁻¹ right by Gauss and Jordan's elimination."""
+def _tangent_inverse(
+    lower: tuple[Array, ...], diagonal: Float[Array, "K U"]
+) -> Float[Array, "K K U"]:
+    """Z (Zᵀ H Z)⁻¹ Zᵀ = H⁻¹ - y yᵀ / Σy, y = H⁻¹ 1; H⁻¹ by Gauss and Jordan's elimination."""
+    size = len(lower)
+    below = jnp.stack([jnp.pad(row, [(0, size - 1 - k), (0, 0)]) for k, row in enumerate(lower)])
+    above = jnp.where(jnp.tri(size, k=-1, dtype=bool)[:, :, None], below, 0).transpose(1, 0, 2)
+    hessian = below + above + jnp.eye(size, dtype=below.dtype)[:, :, None] * diagonal[None]
 
-    def eliminate(k: Int[Array, ""], system: Float[Array, "K C U"]) -> Float[Array, "K C U"]:
-        pivot_row = system[k] / jnp.maximum(system[k, k], floor[k])[None]
-        reduced = system - system[:, k][:, None] * pivot_row[None]
-        return reduced.at[k].set(pivot_row)
+    def eliminate(k: Int[Array, ""], system: Float[Array, "K K U"]) -> Float[Array, "K K U"]:
+        pivot, column = jnp.maximum(system[k, k], diagonal[k]), system[:, k]
+        pivot_row = system[k].at[k].set(1) / pivot[None]
+        return (system.at[:, k].set(0) - column[:, None] * pivot_row[None]).at[k].set(pivot_row)
 
-    size = matrix.shape[0]
-    system = lax.fori_loop(0, size, eliminate, jnp.concatenate([matrix, right], axis=1))
-    return system[:, size:]
+    inverse: Array = lax.fori_loop(0, size, eliminate, hessian)
+    y = _fold(jnp.add, inverse)
+    return inverse - y[:, None] * (y / _fold(jnp.add, y)[None])[None]
 
 
 def _solve_written_out(
-    matrix: Float[Array, "K K U"], floor: Float[Array, "K U"], right: Float[Array, "K R U"]
-) -> Float[Array, "K R U"]:
-    """matrix⁻¹ right by Cholesky's factors, one scalar at a time: three times faster, K³ terms.
+    lower: tuple[Array, ...], diagonal: Float[Array, "K U"], *rights: Float[Array, "K U"]
+) -> list[Float[Array, "K U"]]:
+    """H⁻¹ right by Cholesky's factors, one scalar at a time: faster than a loop, but K³ terms.
 
     Each factor ends in a division on purpose: XLA fuses products into their users, computing them
     again for each, but keeps the result of a division.
     """
-    size = matrix.shape[0]
-    lower: list[list[Array]] = [[] for _ in range(size)]
-    for k in range(size):
-        for l in range(k):
-            rest = matrix[k, l] - _dot(lower[k], lower[l][:l])
-            lower[k].append(rest / lower[l][l])
-        pivot = matrix[k, k] - _dot(lower[k], lower[k])
-        lower[k].append(jnp.sqrt(jnp.maximum(pivot, floor[k])))
+    factors: list[list[Array]] = []
+    for k, row in enumerate(lower):
+        factor: list[Array] = []
+        for above in range(k):
+            known = _dot(factor, factors[above][:above])
+            factor.append((row[above] - known) / factors[above][above])
+        pivot = row[k] + diagonal[k] - _dot(factor, factor)
+        factors.append([*factor, jnp.sqrt(jnp.maximum(pivot, diagonal[k]))])
     solutions = []
-    for column in range(right.shape[1]):
+    for right in rights:
         forward: list[Array] = []
-        for k in range(size):
-            rest = right[k, column] - _dot(lower[k][:k], forward)
-            forward.append(rest / lower[k][k])
-        solution: list[Array] = []
-        for k in reversed(range(size)):
-            below = [lower[i][k] for i in reversed(range(k + 1, size))]
-            solution.append((forward[k] - _dot(below, solution)) / lower[k][k])
-        solutions.append(jnp.stack(solution[::-1]))
-    return jnp.stack(solutions, axis=1)
+        for k, factor in enumerate(factors):
+            forward.append((right[k] - _dot(factor[:k], forward)) / factor[k])
+        backward: list[Array] = []  # from the last to the first
+        for k in reversed(range(len(factors))):
+            below = [factors[i][k] for i in reversed(range(k + 1, len(factors)))]
+            backward.append((forward[k] - _dot(below, backward)) / factors[k][k])
+        solutions.append(jnp.stack(backward[::-1]))
+    return solutions
 
 
 def _dot(left: list[Array], right: list[Array]) -> Array | float:
@@ -528,12 +536,9 @@ def _fit_from(
     sample_weights: Float[Array, "n U"],
     iterations: Int[Array, "U"],
 ) -> SimplexFit:
-    size, users = weights.shape
-    identity = jnp.broadcast_to(jnp.eye(size, dtype=weights.dtype)[:, :, None], (size, size, users))
-    covariance = _tangent_solve(derivatives.hessian, barrier, weights, identity)
-    covariance = (covariance + covariance.transpose(1, 0, 2)) / 2
+    covariance = _tangent_inverse(derivatives.hessian, _barrier_curvature(barrier, weights))
     _, gap = _centered(derivatives.gradient, weights)
-    exact = ~jnp.any(sample_weights > 0, axis=0) | (size == 1)
+    exact = ~jnp.any(sample_weights > 0, axis=0) | (len(weights) == 1)
     return SimplexFit(
         weights=weights.T,
         gap=lax.stop_gradient(jnp.where(exact, 0, jnp.maximum(gap, 0))),
@@ -542,20 +547,31 @@ def _fit_from(
     )
 
 
-def _in_blocks(
-    fit_block: Callable[[tuple[Array, Array]], SimplexFit],
+# Compiled here, although callers compile kernels: a loop outside of compiled code is compiled anew
+# at each call, which takes seconds.
+@jax.jit
+def _fit_in_blocks(
     rows: Float[Array, "n K U"],
     sample_weights: Float[Array, "n U"],
+    barrier: Float[Array, "K"],
+    start: Float[Array, "K"],
+    tolerance: Float[Array, ""],
 ) -> SimplexFit:
     """Fits users block by block: a block stays in the cache, and stops when its last user stops."""
+
+    def fit_block(block: tuple[Array, Array]) -> SimplexFit:
+        weights, derivatives, iterations = _minimize(*block, barrier, start, tolerance)
+        return _fit_from(weights, derivatives, barrier, block[1], iterations)
+
     count, size, users = rows.shape
     largest = max(NUMBERS_PER_BLOCK // (count * size + 2 * size * size), 64)
     if jax.default_backend() != "cpu" or users <= largest:
         return fit_block((rows, sample_weights))
     # A multiple of 16 for vector registers, an odd one because strides of a power of two collide
     # in the cache.
-    block = 16 * (2 * (-(-users // -(-users // largest)) // 32) + 1)
-    blocks = -(-users // block)
+    even = math.ceil(users / math.ceil(users / largest))
+    block = 16 * (2 * (even // 32) + 1)
+    blocks = math.ceil(users / block)
 
     def split(values: Array) -> Array:
         missing = [(0, 0)] * (values.ndim - 1) + [(0, blocks * block - users)]
@@ -563,20 +579,22 @@ def _in_blocks(
         return jnp.moveaxis(values, -2, 0)
 
     fits = lax.map(fit_block, (split(rows), split(sample_weights)))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:users], fits)
+    fit: SimplexFit = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:users], fits)
+    return fit
 
 
 def _fold(operation: Callable[[Array, Array], Array], values: Array) -> Array:
     """Folds the leading axis, written out: XLA's reductions over it are far slower on a CPU."""
-    return functools.reduce(operation, list(values))
+    total: Array = functools.reduce(operation, list(values))
+    return total
 
 
-def _fold_rows(operation: Callable[[Array, Array], Array], values: Array, start: float) -> Array:
+def _fold_rows(operation: Callable[..., Any], start: Any, *values: Array) -> Any:
     """The same for an axis as long as the data: written out a few rows at a time."""
-    total = jnp.full_like(values, start, shape=values.shape[1:])
-    return lax.scan(
-        lambda total, row: (operation(total, row), None), total, values, unroll=ROWS_WRITTEN_OUT
-    )[0]
+    total, _ = lax.scan(
+        lambda total, row: (operation(total, *row), None), start, values, unroll=ROWS_WRITTEN_OUT
+    )
+    return total
 
 
 def _cast(fit: SimplexFit, dtype: Any) -> SimplexFit:
@@ -585,10 +603,9 @@ def _cast(fit: SimplexFit, dtype: Any) -> SimplexFit:
 
 
 def _dtypes(margins: Array | jax.ShapeDtypeStruct) -> tuple[Any, Any]:
-    """Where to compute and what to return: at least float32, and the dtype given."""
-    compute = jnp.promote_types(margins.dtype, jnp.float32)
-    floating = jnp.issubdtype(margins.dtype, jnp.floating)
-    return compute, margins.dtype if floating else compute
+    """Where to compute and what to return: float32 for what is narrower, and the dtype given."""
+    compute = jnp.float64 if margins.dtype == jnp.float64 else jnp.float32
+    return compute, margins.dtype if jnp.issubdtype(margins.dtype, jnp.floating) else compute
 
 
 def _check_shapes(

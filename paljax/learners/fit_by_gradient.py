@@ -4,7 +4,7 @@ B comparisons a batch, I distinct items, M distinct prompts and R distinct users
 all, K prototypes.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,8 @@ from paljax.data.batches import Batch
 from paljax.learners.lazy_rows import lazy_rows
 from paljax.learners.learner import Learner, Metrics
 from paljax.learners.losses import Loss, expected_loss
+from paljax.learners.optimizers import OptimizerSettings, adamw, by_group, clipping, norms_by_group
 from paljax.models import Inputs, Params, PreferenceModel, gather, margins
-
-PARAMETER_GROUPS = ("networks", "prototypes", "scale", "user_weights")
 
 
 class FitState(NamedTuple):
@@ -30,17 +29,6 @@ class FitState(NamedTuple):
     user_optimizer: optax.OptState  # leading axis U
     step: Int[Array, ""]  # steps taken
     key: PRNGKeyArray  # step t draws from fold_in(key, t)
-
-
-class OptimizerSettings(NamedTuple):
-    """How parameters move. Learning rates and weight decays are by parameter group."""
-
-    learning_rate: dict[str, float]  # peak rate of each of PARAMETER_GROUPS
-    weight_decay: dict[str, float]  # decoupled decay of each of PARAMETER_GROUPS
-    schedule: optax.Schedule  # step -> factor of the peak rates, in [0, 1]
-    clip_norm: float | None  # largest global norm of the gradient
-    beta1: float = 0.9
-    beta2: float = 0.999
 
 
 def weights_of(population: Float[Array, "K"], logits: Float[Array, "R K"]) -> Float[Array, "R K"]:
@@ -92,13 +80,9 @@ def fit_by_gradient(
     Source:
         PAL, arXiv 2406.08469, equation 3; prior and lazy rows: paljax's design, section 2.3.
     """
-    shared_optimizer = _by_group(optimizer)
-    user_rows = lazy_rows(_adamw(optimizer, "user_weights"))
-    clip = (
-        optax.identity()
-        if optimizer.clip_norm is None
-        else optax.clip_by_global_norm(optimizer.clip_norm)
-    )
+    shared_optimizer = by_group(optimizer)
+    user_rows = lazy_rows(adamw(optimizer, "user_weights"))
+    clip = clipping(optimizer)
 
     def init(key: PRNGKeyArray) -> FitState:
         params_key, state_key = jax.random.split(key)
@@ -138,10 +122,8 @@ def fit_by_gradient(
         (value, margin), gradients = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(
             shared, logits, batch, dropout_key
         )
-        grad_norms = {
-            f"grad_norm/{group}": optax.tree.norm(part)
-            for group, part in _split_by_group(*gradients).items()
-        }
+        shared_gradient, row_gradient = gradients
+        norms = norms_by_group(shared_gradient, row_gradient)
         (shared_gradient, row_gradient), _ = clip.update(gradients, clip.init(gradients))
 
         factor = jnp.asarray(optimizer.schedule(state.step))
@@ -160,55 +142,15 @@ def fit_by_gradient(
             "accuracy": _mean(0.5 * (1 + jnp.sign(margin)), batch.present),
             "margin": _mean(margin, batch.present),
             "learning_rate": optimizer.learning_rate["networks"] * factor,
-            "grad_norm": jnp.sqrt(sum(norm**2 for norm in grad_norms.values())),
+            "grad_norm": optax.tree.norm(gradients),
         }
         new_state = FitState(
             params, population, optimizer_state, user_logits, user_state, state.step + 1, state.key
         )
-        return new_state, metrics | grad_norms
+        return new_state, metrics | norms
 
     return Learner(init, step)
 
 
 def _mean(values: Float[Array, "B"], present: Bool[Array, "B"]) -> Float[Array, ""]:
     return jnp.sum(jnp.where(present, values, 0)) / jnp.maximum(jnp.sum(present), 1)
-
-
-def _adamw(settings: OptimizerSettings, group: str) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.scale_by_adam(settings.beta1, settings.beta2),
-        optax.add_decayed_weights(settings.weight_decay[group]),
-    )
-
-
-def _by_group(settings: OptimizerSettings) -> optax.GradientTransformation:
-    def rate(group: str) -> optax.Schedule:
-        return lambda step: settings.learning_rate[group] * settings.schedule(step)
-
-    return optax.partition(
-        {
-            group: optax.chain(_adamw(settings, group), optax.scale_by_learning_rate(rate(group)))
-            for group in PARAMETER_GROUPS
-        },
-        _label,
-    )
-
-
-def _label(shared: tuple[Params, Array]) -> tuple[Any, str]:
-    """Name the parameter group of every leaf; the population's logits move like user weights."""
-    params, _ = shared
-    group_of = {"prototypes": "prototypes", "log_scale": "scale"}
-
-    def labelled(name: str, subtree: Any) -> Any:
-        return jax.tree.map(lambda _: group_of.get(name, "networks"), subtree)
-
-    return {name: labelled(name, subtree) for name, subtree in params.items()}, "user_weights"
-
-
-def _split_by_group(shared: tuple[Params, Array], rows: Array) -> dict[str, list[Array]]:
-    labels = jax.tree.leaves(_label(shared))
-    parts: dict[str, list[Array]] = {group: [] for group in PARAMETER_GROUPS}
-    for label, leaf in zip(labels, jax.tree.leaves(shared), strict=True):
-        parts[label].append(leaf)
-    parts["user_weights"].append(rows)
-    return {group: part for group, part in parts.items() if part}

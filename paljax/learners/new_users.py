@@ -4,14 +4,13 @@ U users, n the most comparisons of one user, K prototypes.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
-from numpy.typing import NDArray
 
+from paljax.data.by_user import rows_by_user, weighted_choices
 from paljax.data.dataset import Comparisons
 from paljax.kernels import SimplexFit, fit_simplex, fit_simplex_nonlinear
 from paljax.models import Params, PreferenceModel, gather, margins
@@ -38,7 +37,7 @@ def adapt(
     params: Params,
     population: Float[Array, "K"],
     *,
-    prior_strength: float,
+    prior_strength: float | Float[Array, ""],
     encoded: EncodedTables,
     comparisons: Comparisons,
     num_users: int,
@@ -63,7 +62,7 @@ def adapt(
         paljax's design, section 2.3; PAL, arXiv 2406.08469, section 3 (new users).
     """
     comparisons, sample_weights = weighted_choices(comparisons)
-    rows, mask = rows_by_user(comparisons, sample_weights, num_users)
+    rows, mask = map(jnp.asarray, rows_by_user(comparisons, sample_weights, num_users))
     pairs = pair(encoded, comparisons)
     strength = jnp.asarray(prior_strength, jnp.float32)
     if model.prototype_rewards is not None:
@@ -112,35 +111,3 @@ def _fit_nonlinear(
         strength=strength,
         tolerance=GAP_TOLERANCE,
     )
-
-
-def weighted_choices(comparisons: Comparisons) -> tuple[Comparisons, NDArray[np.float32]]:
-    """Comparisons without ties, and their weights: a tie becomes a choice of half weight each way.
-
-    Where there is no comparison, one of no weight stands in, so that there is a row to gather.
-    """
-    if not len(comparisons.user):
-        blank: list[NDArray[Any]] = [np.zeros(1, field.dtype) for field in comparisons]
-        return Comparisons(*blank), np.zeros(1, np.float32)
-    tied = comparisons.select(comparisons.tie)
-    mirrored = tied._replace(chosen=tied.rejected, rejected=tied.chosen)
-    both = Comparisons(
-        *(np.concatenate(fields) for fields in zip(comparisons, mirrored, strict=True))
-    )
-    return both, np.where(both.tie, both.weight / 2, both.weight).astype(np.float32)
-
-
-def rows_by_user(
-    comparisons: Comparisons, weights: NDArray[np.float32], num_users: int
-) -> tuple[Int[Array, "U n"], Float[Array, "U n"]]:
-    """Row numbers of every user's comparisons and their weights, both padded with 0."""
-    counts = np.bincount(comparisons.user, minlength=num_users)
-    # Powers of two: the shots of an n-shot curve then share few compiled programs.
-    size = 1 << int(counts.max() - 1).bit_length()
-    order = np.argsort(comparisons.user, kind="stable")
-    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    rows = np.zeros((num_users, size), np.int32)
-    mask = np.zeros((num_users, size), np.float32)
-    rows[comparisons.user[order], place] = order
-    mask[comparisons.user[order], place] = weights[order]
-    return jnp.asarray(rows), jnp.asarray(mask)

@@ -55,18 +55,22 @@ def test_shares_hold_on_average_for_users_with_few_tasks():
 def test_shots_are_nested_and_never_in_the_query():
     data = dataset()
     split = split_at_random(data, **SHARES, seed=0)
-    query = set(split.rows("query"))
-    before: set[int] = set()
+    unseen = set(data.comparisons.user[split.rows("query")])
+    query_tasks = set(data.comparisons.task[split.rows("query")])
+    before: set[tuple[int, int]] = set()
     for count in (0, 1, 2, 5, 10, 20):
-        rows = split.shots(count)
-        per_user = np.bincount(data.comparisons.user[rows], minlength=40)
+        pool = split.support(data.comparisons, count)
+        given = pool.select(pool.weight > 0)
+        per_user = np.bincount(given.user, minlength=40)
+        assert set(np.flatnonzero(per_user)) == (unseen if count else set())
         assert set(per_user) <= {0, count}
-        assert before <= set(rows)
-        assert not set(rows) & query
-        before = set(rows)
+        sides = set(zip(given.chosen.tolist(), given.rejected.tolist(), strict=True))
+        assert before <= sides
+        assert not set(given.task) & query_tasks
+        before = sides
     # Twelve comparisons are four whole tasks of three pairs.
-    tasks = data.comparisons.task[split.shots(12)]
-    assert set(np.bincount(tasks)) == {0, 3}
+    twelve = split.support(data.comparisons, 12)
+    assert set(np.bincount(twelve.task[twelve.weight > 0])) == {0, 3}
 
 
 def test_the_seed_decides_and_nothing_else():

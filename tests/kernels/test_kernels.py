@@ -569,6 +569,21 @@ def test_each_comparison_twice_under_twice_the_prior_changes_nothing(x64: None) 
     doubled, _ = simplex_case("float64", twice, strength=2.6)
     assert_allclose(doubled.weights, fit.weights, atol=1e-9)
     assert_close(doubled.covariance, fit.covariance / 2, 1e-7)
+    weighted, _ = simplex_case(
+        "float64", {"mask": np.where(arrays["mask"], 2.0, 0.0)}, strength=2.6
+    )
+    assert_allclose(weighted.weights, fit.weights, atol=1e-9)
+    assert_close(weighted.covariance, doubled.covariance, 1e-7)
+
+
+def test_a_user_does_not_depend_on_the_thousands_beside() -> None:
+    fit, arrays = simplex_case("float32")
+    users = np.arange(7001) % U  # more than one block of users, and no multiple of a block
+    many = {"margins": arrays["margins"][users], "mask": arrays["mask"][users]}
+    crowd, _ = simplex_case("float32", many)
+    assert_allclose(crowd.weights, fit.weights[users], atol=1e-6)
+    assert_close(crowd.covariance, fit.covariance[users], 1e-5)
+    assert_array_equal(crowd.iterations[:U], fit.iterations)
 
 
 def test_comparisons_that_tell_no_prototypes_apart_leave_the_prior(

@@ -1,0 +1,40 @@
+"""Comparisons arranged by the user who made them: U users, n the most comparisons of one user."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paljax.data.dataset import Comparisons
+
+
+def weighted_choices(comparisons: Comparisons) -> tuple[Comparisons, NDArray[np.float32]]:
+    """Comparisons without ties, and their weights: a tie becomes a choice of half weight each way.
+
+    Where there is no comparison, one of no weight stands in, so that there is a row to gather.
+    """
+    if not len(comparisons.user):
+        blank: list[NDArray[Any]] = [np.zeros(1, field.dtype) for field in comparisons]
+        return Comparisons(*blank), np.zeros(1, np.float32)
+    tied = comparisons.select(comparisons.tie)
+    mirrored = tied._replace(chosen=tied.rejected, rejected=tied.chosen)
+    both = Comparisons(
+        *(np.concatenate(fields) for fields in zip(comparisons, mirrored, strict=True))
+    )
+    return both, np.where(both.tie, both.weight / 2, both.weight).astype(np.float32)
+
+
+def rows_by_user(
+    comparisons: Comparisons, weights: NDArray[np.float32], num_users: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Row numbers of every user's comparisons and their weights, both [U, n] and padded with 0."""
+    counts = np.bincount(comparisons.user, minlength=num_users)
+    # Powers of two: the shots of an n-shot curve then share few compiled programs.
+    size = 1 << int(counts.max() - 1).bit_length()
+    order = np.argsort(comparisons.user, kind="stable")
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = np.zeros((num_users, size), np.int32)
+    mask = np.zeros((num_users, size), np.float32)
+    rows[comparisons.user[order], place] = order
+    mask[comparisons.user[order], place] = weights[order]
+    return rows, mask

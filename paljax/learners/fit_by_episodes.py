@@ -1,0 +1,142 @@
+"""Fit a preference model so that users who are fitted to some of their choices predict the others.
+
+R users a batch, n comparisons a user, K prototypes. A user's weights are no parameters here: each
+step solves them exactly on the user's support comparisons and differentiates through the solution.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from paljax.data.episodes import EpisodeBatch
+from paljax.kernels import fit_simplex, mix
+from paljax.learners.learner import Learner, Metrics
+from paljax.learners.losses import Loss, expected_loss
+from paljax.learners.optimizers import OptimizerSettings, by_group, clipping, norms_by_group
+from paljax.models import Inputs, Params, PreferenceModel, gather
+
+
+class EpisodeState(NamedTuple):
+    """All that the next step needs."""
+
+    params: Params  # of the preference model
+    population: Float[Array, "K"]  # logits of the population's weights w̄
+    log_strength: Float[Array, ""]  # log λ; λ in pseudo-comparisons
+    optimizer: optax.OptState  # of the three above
+    step: Int[Array, ""]  # steps taken
+    key: PRNGKeyArray  # step t draws from fold_in(key, t)
+
+
+def fit_by_episodes(
+    model: PreferenceModel,
+    *,
+    example_items: Inputs,
+    example_prompts: Inputs | None,
+    loss: Loss,
+    label_smoothing: float,
+    prior_strength: float,
+    optimizer: OptimizerSettings,
+) -> Learner:
+    """Minimise the mean loss of query comparisons for weights fitted to support comparisons.
+
+    Where users' weights are parameters (`fit_by_gradient`), the prototypes of a small data set move
+    apart until the prior on the weights costs nothing, and new users are fitted too boldly. Here
+    prototypes, the population's weights w̄ and the prior strength λ learn from choices that the
+    weights have not seen, so shrinkage is fitted and not set.
+
+    Args:
+        model: A preference model whose margins are linear in the weights.
+        example_items: Inputs of at least one item; only their widths matter.
+        example_prompts: Inputs of at least one prompt, or None.
+        loss: A loss on margins, for the query; the support is fitted by the logistic loss.
+        label_smoothing: ε in [0, 1/2), for the query.
+        prior_strength: Where λ starts, in pseudo-comparisons.
+        optimizer: How parameters move; w̄ and log λ move as `user_weights`.
+
+    Returns:
+        A learner on `EpisodeState` and `EpisodeBatch`. Metrics of a step: those of
+        `fit_by_gradient`, on the query, and prior_strength.
+
+    Raises:
+        ValueError: If the model's margins are not linear in the weights.
+
+    Source:
+        Episodes: Vinyals et al., arXiv 1606.04080; a closed-form inner solution that is
+        differentiated: Bertinetto et al., arXiv 1805.08136. The inner problem is that of PAL's new
+        users, paljax's design, section 2.3.
+    """
+    if model.prototype_rewards is None:
+        raise ValueError("fit_by_episodes needs a model whose margins are linear in the weights")
+    prototype_rewards = model.prototype_rewards
+    transformation = optax.chain(clipping(optimizer), by_group(optimizer))
+
+    def init(key: PRNGKeyArray) -> EpisodeState:
+        params_key, state_key = jax.random.split(key)
+        params = model.init(params_key, example_items, example_prompts)
+        population = jnp.zeros(model.num_prototypes)
+        log_strength = jnp.log(jnp.asarray(prior_strength, jnp.float32))
+        shared = (params, (population, log_strength))
+        return EpisodeState(
+            params=params,
+            population=population,
+            log_strength=log_strength,
+            optimizer=transformation.init(shared),
+            step=jnp.zeros((), jnp.int32),
+            key=state_key,
+        )
+
+    def objective(
+        shared: tuple[Params, tuple[Array, Array]], batch: EpisodeBatch, dropout_key: PRNGKeyArray
+    ) -> tuple[Array, Array]:
+        params, (population, log_strength) = shared
+        items = model.encode_items(params, batch.items, dropout_key=dropout_key)
+        prompts = gather(
+            model.encode_prompts(params, batch.prompts, dropout_key=dropout_key),
+            batch.prompt.ravel(),
+        )
+        chosen, rejected = (
+            prototype_rewards(params, gather(items, side.ravel()), prompts)
+            for side in (batch.chosen, batch.rejected)
+        )
+        margins = (chosen - rejected).reshape(*batch.chosen.shape, model.num_prototypes)
+        fitted = fit_simplex(
+            margins,
+            batch.support,
+            prior=jax.nn.softmax(population),
+            strength=jnp.exp(log_strength),
+        )
+        margin = mix(margins, jnp.broadcast_to(fitted.weights[:, None, :], margins.shape))
+        targets = jnp.full(margin.shape, 1 - label_smoothing, margin.dtype)
+        return _mean(expected_loss(loss, margin, targets), batch.query), margin
+
+    def step(state: EpisodeState, batch: EpisodeBatch) -> tuple[EpisodeState, Metrics]:
+        shared = (state.params, (state.population, state.log_strength))
+        dropout_key = jax.random.fold_in(state.key, state.step)
+        (value, margin), gradient = jax.value_and_grad(objective, has_aux=True)(
+            shared, batch, dropout_key
+        )
+        updates, optimizer_state = transformation.update(gradient, state.optimizer, shared)
+        params, (population, log_strength) = optax.apply_updates(shared, updates)
+        norms = norms_by_group(gradient)
+        metrics = {
+            "step": state.step,
+            "loss": value,
+            "accuracy": _mean(0.5 * (1 + jnp.sign(margin)), batch.query),
+            "margin": _mean(margin, batch.query),
+            "prior_strength": jnp.exp(state.log_strength),
+            "learning_rate": optimizer.learning_rate["networks"] * optimizer.schedule(state.step),
+            "grad_norm": optax.tree.norm(gradient),
+        }
+        new_state = EpisodeState(
+            params, population, log_strength, optimizer_state, state.step + 1, state.key
+        )
+        return new_state, metrics | norms
+
+    return Learner(init, step)
+
+
+def _mean(values: Float[Array, "R n"], weights: Float[Array, "R n"]) -> Float[Array, ""]:
+    return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1e-12)

@@ -1,0 +1,266 @@
+"""Fits of the reward stage as tasks of the training loop: on what, and judged by what."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from paljax.config import Config, EpisodesLearner, OptimizerSection
+from paljax.data.batches import (
+    Sizes,
+    Tables,
+    plan_epoch,
+    plan_sizes,
+    room,
+    steps_per_epoch,
+    to_batch,
+    training_rows,
+)
+from paljax.data.by_user import weighted_choices
+from paljax.data.dataset import Comparisons
+from paljax.data.episodes import plan_episodes, to_episode_batch
+from paljax.data.prepare import Prepared
+from paljax.learners.fit_by_episodes import EpisodeState, fit_by_episodes
+from paljax.learners.fit_by_gradient import FitState, fit_by_gradient, weights_of
+from paljax.learners.losses import LOSSES
+from paljax.learners.new_users import adapt
+from paljax.learners.optimizers import OptimizerSettings
+from paljax.loop import Task
+from paljax.models import Params, PreferenceModel
+from paljax.predictions import EncodedTables, encode, pair, pair_margins
+
+Scores = Mapping[str, Any]
+
+
+class Fitted(NamedTuple):
+    """The part of a learner's state that is the fitted model."""
+
+    params: Params
+    population: Float[Array, "K"]  # logits of w̄
+    prior_strength: Float[Array, ""] | None  # λ where it was learned, in pseudo-comparisons
+
+
+def task_for(
+    config: Config,
+    prepared: Prepared,
+    name: str,
+    model: PreferenceModel,
+    train: Comparisons,
+    validation: Comparisons | None,
+    *,
+    epochs: int,
+) -> Task:
+    """The task that fits a model as the configuration says.
+
+    Args:
+        config: The run's configuration.
+        prepared: The run's data.
+        name: Of the fit.
+        model: What is fitted. One without users' weights is always fitted by gradient.
+        train: Comparisons to learn from.
+        validation: Comparisons, without ties, that judge every epoch; None trains to the end.
+        epochs: How many at most; the schedule is that of the configured number.
+
+    Returns:
+        The task.
+    """
+    personal = model.num_prototypes > 1
+    episodes = isinstance(config.learner, EpisodesLearner) and personal
+    make = _episodes_task if episodes else _gradient_task
+    return make(config, prepared, name, model, train, validation, epochs)
+
+
+def _gradient_task(
+    config: Config,
+    prepared: Prepared,
+    name: str,
+    model: PreferenceModel,
+    train: Comparisons,
+    validation: Comparisons | None,
+    epochs: int,
+) -> Task:
+    rows = training_rows(
+        train,
+        label_smoothing=config.loss.label_smoothing,
+        weight_by_user=config.loss.weight_by_user,
+    )
+    num_users = len(prepared.dataset.users)
+    batch_size = min(config.training.batch_size, len(rows.weight))
+    steps = config.training.epochs * steps_per_epoch(len(rows.weight), batch_size)
+    sizes = plan_sizes(rows, batch_size=batch_size, seed=config.seed)
+    learner = fit_by_gradient(
+        model,
+        example_items=_first(prepared.tables.items),
+        example_prompts=_first(prepared.tables.prompts),
+        num_users=num_users,
+        loss=LOSSES[config.loss.name],
+        prior_strength=config.prior_strength,
+        optimizer=optimizer_settings(config.optimizer, steps),
+    )
+    return Task(
+        name=name,
+        learner=learner,
+        epoch_batches=lambda epoch: plan_epoch(
+            rows,
+            sizes=sizes,
+            num_users=num_users,
+            batch_size=batch_size,
+            seed=config.seed,
+            epoch=epoch,
+        ),
+        to_batch=to_batch,
+        tables=prepared.tables,
+        snapshot=_fitted_by_gradient,
+        validate=None if validation is None else _judge_rows(model, prepared, validation),
+        epochs=epochs,
+        patience=config.training.patience,
+        checkpoint_every=config.training.checkpoint_every,
+    )
+
+
+def _episodes_task(
+    config: Config,
+    prepared: Prepared,
+    name: str,
+    model: PreferenceModel,
+    train: Comparisons,
+    validation: Comparisons | None,
+    epochs: int,
+) -> Task:
+    section = config.learner
+    assert isinstance(section, EpisodesLearner)
+    comparisons, weights = weighted_choices(train)
+    query_weights = weights
+    if config.loss.weight_by_user:
+        totals = np.bincount(comparisons.user, weights=weights)
+        query_weights = (weights / totals[comparisons.user]).astype(np.float32)
+    num_users = len(np.unique(comparisons.user))
+    users_per_batch = min(section.users_per_batch, num_users)
+    plan = partial(
+        plan_episodes,
+        comparisons,
+        weights,
+        query_weights,
+        users_per_batch=users_per_batch,
+        most_comparisons=section.most_comparisons,
+        seed=config.seed,
+    )
+    first = plan(sizes=Sizes(0, 0, 0), epoch=0)
+    num_items = len(np.unique([comparisons.chosen, comparisons.rejected]))
+    sizes = Sizes(
+        items=room(first.items.shape[1], num_items),
+        prompts=room(first.prompts.shape[1], len(np.unique(comparisons.prompt))),
+        users=0,
+    )
+    learner = fit_by_episodes(
+        model,
+        example_items=_first(prepared.tables.items),
+        example_prompts=_first(prepared.tables.prompts),
+        loss=LOSSES[config.loss.name],
+        label_smoothing=config.loss.label_smoothing,
+        prior_strength=config.prior_strength,
+        optimizer=optimizer_settings(
+            config.optimizer, config.training.epochs * steps_per_epoch(num_users, users_per_batch)
+        ),
+    )
+    return Task(
+        name=name,
+        learner=learner,
+        epoch_batches=lambda epoch: plan(sizes=sizes, epoch=epoch),
+        to_batch=to_episode_batch,
+        tables=prepared.tables,
+        snapshot=_fitted_by_episodes,
+        validate=None if validation is None else _judge_joined(model, prepared, train, validation),
+        epochs=epochs,
+        patience=config.training.patience,
+        checkpoint_every=config.training.checkpoint_every,
+    )
+
+
+def optimizer_settings(section: OptimizerSection, num_steps: int) -> OptimizerSettings:
+    """Schedule and rates of a fit of `num_steps` steps."""
+    warmup = math.ceil(section.warmup_fraction * num_steps)
+    after = {
+        "constant": optax.constant_schedule(1.0),
+        "cosine": optax.cosine_decay_schedule(1.0, max(num_steps - warmup, 1)),
+        "linear": optax.linear_schedule(1.0, 0.0, max(num_steps - warmup, 1)),
+    }[section.schedule]
+    # From 1 / (warmup + 1): a first step with rate zero would be lost.
+    before = optax.linear_schedule(1 / (warmup + 1), 1.0, warmup)
+    return OptimizerSettings(
+        learning_rate=section.learning_rate.model_dump(),
+        weight_decay=section.weight_decay.model_dump(),
+        schedule=optax.join_schedules([before, after], [warmup]),
+        clip_norm=section.clip_norm,
+        beta1=section.beta1,
+        beta2=section.beta2,
+    )
+
+
+def _judge_rows(
+    model: PreferenceModel, prepared: Prepared, validation: Comparisons
+) -> Callable[[FitState], Scores]:
+    """Score validation comparisons for the users' weights of the state."""
+    users = jnp.asarray(validation.user)
+
+    @jax.jit
+    def scores(state: FitState, tables: Tables) -> Scores:
+        pairs = pair(encode(model, state.params, tables), validation)
+        weights = weights_of(state.population, jnp.take(state.user_logits, users, axis=0))
+        return _scores(pair_margins(model, state.params, pairs, weights))
+
+    return lambda state: scores(state, prepared.tables)
+
+
+def _judge_joined(
+    model: PreferenceModel, prepared: Prepared, train: Comparisons, validation: Comparisons
+) -> Callable[[EpisodeState], Scores]:
+    """Score validation comparisons for weights that are fitted to all training comparisons."""
+    users = jnp.asarray(validation.user)
+    num_users = len(prepared.dataset.users)
+
+    @jax.jit
+    def scores(params: Params, encoded: EncodedTables, weights: Float[Array, "U K"]) -> Scores:
+        pairs = pair(encoded, validation)
+        return _scores(pair_margins(model, params, pairs, jnp.take(weights, users, axis=0)))
+
+    def judge(state: EpisodeState) -> Scores:
+        encoded = encode(model, state.params, prepared.tables)
+        joined = adapt(
+            model,
+            state.params,
+            jax.nn.softmax(state.population),
+            prior_strength=jnp.exp(state.log_strength),
+            encoded=encoded,
+            comparisons=train,
+            num_users=num_users,
+        )
+        judged: Scores = scores(state.params, encoded, joined.weights)
+        return judged
+
+    return judge
+
+
+def _scores(margins: Float[Array, "n"]) -> Scores:
+    return {
+        "loss": jnp.mean(jax.nn.softplus(-margins)),
+        "accuracy": jnp.mean(0.5 * (1 + jnp.sign(margins))),
+    }
+
+
+def _fitted_by_gradient(state: FitState) -> Fitted:
+    return Fitted(state.params, state.population, None)
+
+
+def _fitted_by_episodes(state: EpisodeState) -> Fitted:
+    return Fitted(state.params, state.population, jnp.exp(state.log_strength))
+
+
+def _first(inputs: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[:1], inputs)
