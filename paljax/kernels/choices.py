@@ -22,8 +22,8 @@ def log_choice(margins: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
         Bradley and Terry (1952).
 
     Example:
-        >>> log_choice(jnp.array(0.0))
-        Array(-0.6931472, dtype=float32)
+        >>> log_choice(jnp.array([0.0]))
+        Array([-0.6931472], dtype=float32)
     """
     return jax.nn.log_sigmoid(margins)
 
@@ -89,9 +89,9 @@ def responsibilities(
         MaxMin-RLHF, arXiv 2402.08925, algorithm 2 in its soft form; paljax's design, section 2.4.
 
     Example:
-        >>> prior = jnp.log(jnp.array([0.75, 0.25]))
+        >>> prior = jnp.log(jnp.array([0.5, 0.5]))
         >>> responsibilities(jnp.array([[0.0, 0.0]]), jnp.array([0]), prior, num_users=1)
-        Array([[0.75, 0.25]], dtype=float32)
+        Array([[0.5, 0.5]], dtype=float32)
     """
     log_joint = _log_joint(margins, users, log_prior, num_users)
     return jax.nn.softmax(log_joint, axis=1).astype(margins.dtype)

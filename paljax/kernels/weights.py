@@ -26,8 +26,8 @@ def exponentiated_gradient(
     Example:
         >>> even = jnp.log(jnp.array([0.5, 0.5]))
         >>> log_q = exponentiated_gradient(even, jnp.array([1.0, 0.0]), step_size=1.0)
-        >>> jnp.round(jnp.exp(log_q), 3)
-        Array([0.269, 0.731], dtype=float32)
+        >>> print(f"{jnp.exp(log_q[0]):.3f} {jnp.exp(log_q[1]):.3f}")
+        0.269 0.731
     """
     if log_q.ndim != 1 or log_q.shape != utilities.shape:
         raise ValueError(f"log_q {log_q.shape} and utilities {utilities.shape} must both be [G]")
