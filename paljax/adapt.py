@@ -29,6 +29,7 @@ def adapt(options: argparse.Namespace) -> None:
 
     from paljax import storage
     from paljax.data import files
+    from paljax.errors import about
     from paljax.predictors import join
     from paljax.trained_model import load_model
 
@@ -37,7 +38,9 @@ def adapt(options: argparse.Namespace) -> None:
     model = load_model(options.run)
     dataset = files.read_comparisons(options.comparisons, columns=column_mapping(options.column))
     num_users = len(dataset.users)
-    joined = join(model.trained, model.encode(dataset), dataset.comparisons, num_users)
+    with about(options.comparisons):
+        tables = model.encode(dataset)
+    joined = join(model.trained, tables, dataset.comparisons, num_users)
     covariance = np.asarray(joined.covariance, np.float64)
     deviations = np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 0))
     counts = np.bincount(dataset.comparisons.user, minlength=num_users)

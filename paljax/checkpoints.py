@@ -1,11 +1,16 @@
 """Checkpoints of a fit, written by Orbax in the background; no pickle is ever read."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
+
+
+class DamagedError(Exception):
+    """A checkpoint that can't be read."""
 
 
 class Checkpoints:
@@ -18,6 +23,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._folder = folder
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, number: int, state: Any) -> None:
@@ -30,9 +36,35 @@ class Checkpoints:
         return number
 
     def restore(self, number: int, like: Any) -> Any:
-        """Read a checkpoint as arrays of the shapes, types and devices of `like`."""
+        """Read a checkpoint as arrays of the shapes, types and devices of `like`.
+
+        Raises:
+            DamagedError: If it can't be read as that.
+        """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(number, args=ocp.args.StandardRestore(target))
+        try:
+            return self._manager.restore(number, args=ocp.args.StandardRestore(target))
+        except Exception as error:  # what Orbax's readers raise; plain exceptions are among it
+            reason = " ".join(str(error).split())[:200]
+            raise DamagedError(f"{self._folder / str(number)}: can't be read: {reason}") from error
+
+    def restore_newest(self, like: Any, *, say: Callable[[str], None]) -> Any | None:
+        """Read the newest checkpoint that can be read and delete those after it.
+
+        Args:
+            like: Gives shapes, types and devices.
+            say: Told about every damaged checkpoint, in one line.
+
+        Returns:
+            The state; None where no checkpoint can be read.
+        """
+        for number in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return self.restore(number, like)
+            except DamagedError as error:
+                say(f"{error}; deleted, the one before goes on")
+                self._manager.delete(number)
+        return None
 
     def __enter__(self) -> Self:
         return self

@@ -22,13 +22,17 @@ def on_terminal() -> bool:
 
 def column_mapping(arguments: Sequence[str]) -> dict[str, str]:
     """Read `OURS=THEIRS` arguments as a column mapping."""
-    pairs = [argument.partition("=") for argument in arguments]
-    for ours, equals, theirs in pairs:
+    mapping: dict[str, str] = {}
+    for argument in arguments:
+        ours, equals, theirs = argument.partition("=")
         if not (ours and equals and theirs):
             raise UserError(
                 f"--column {ours}{equals}{theirs}: wanted OURS=THEIRS, as user_id=worker"
             )
-    return {ours: theirs for ours, _, theirs in pairs}
+        if ours in mapping:
+            raise UserError(f"--column {argument}: {ours!r} is already {mapping[ours]!r}")
+        mapping[ours] = theirs
+    return mapping
 
 
 def cache_compilations() -> None:

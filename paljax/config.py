@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -22,6 +22,7 @@ from paljax.ranges import Count, NonNegativeFloat, PositiveFloat, PositiveInt, P
 
 Share = Annotated[float, Ge(0), Lt(1)]
 PositiveShare = Annotated[float, Gt(0), Le(1)]
+Seed = Annotated[int, Ge(0), Lt(2**32)]
 
 
 class Section(BaseModel):
@@ -80,7 +81,7 @@ class FileData(Section):
     """Comparisons in a file of the user's."""
 
     name: Literal["file"] = "file"
-    path: str
+    path: Annotated[str, Field(pattern=r"^[^\x00]+$")]
     columns: dict[str, str] = {}
     on_bad_row: Literal["error", "skip"] = "error"
 
@@ -92,17 +93,20 @@ class ElectricityData(Section):
 
 
 class SyntheticData(Section):
-    """Planted users, prototypes and projector."""
+    """Planted users, prototypes and projector; see `paljax.data.synthetic.SyntheticConfig`."""
 
     name: Literal["synthetic"] = "synthetic"
     num_users: PositiveInt = 100
     comparisons_per_user: PositiveInt = 100
     num_prototypes: PositiveInt = 3
     width: PositiveInt = 16
-    latent_width: PositiveInt = 4
+    latent_width: PositiveInt = 16
     setting: Literal["partition", "mixture"] = "partition"
+    separation: PositiveFloat = 1.5
+    concentration: PositiveFloat = 1.0
     temperature: NonNegativeFloat = 0.0
     projector: Literal["linear", "mlp", "identity"] = "linear"
+    num_items: Annotated[int, Ge(2)] | None = None
     seed: Count = 0
 
 
@@ -214,7 +218,7 @@ class Config(Section):
     """All of a run. `versions` is written by paljax and ignored when read."""
 
     stage: Literal["reward"] = "reward"
-    seed: Count = 0
+    seed: Seed = 0
     data: Annotated[FileData | ElectricityData | SyntheticData, Field(discriminator="name")]
     splits: Annotated[RandomSplits | ColumnSplits, Field(discriminator="name")] = Field(
         default_factory=RandomSplits
@@ -236,6 +240,27 @@ class Config(Section):
     selection: SelectionSection = Field(default_factory=SelectionSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     versions: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _model_has_a_reward(self) -> Self:
+        model = self.model
+        if not getattr(model, "personal", True) and model.shared is None:
+            raise ValueError(
+                "model.personal: false leaves the shared reward alone, and model.shared is null; "
+                "set model.personal to true or give model.shared"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _learner_fits_model(self) -> Self:
+        if isinstance(self.learner, EpisodesLearner):
+            for key, value, choices in _not_linear(self.model):
+                raise ValueError(
+                    f"model.{key}: {value!r} does not go with learner.name 'episodes', whose "
+                    f"margins must be linear in the users' weights; {nearest('', choices)}, or "
+                    "learner.name 'gradient'"
+                )
+        return self
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -281,10 +306,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         record = yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not YAML: {_yaml_problem(error)}") from None
+    if record is None:
+        raise UserError(f"{path}: is empty, wanted keys and values")
     if not isinstance(record, dict):
         raise UserError(f"{path}: wanted keys and values, found {type(record).__name__}")
     return record
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"{error.problem} (line {error.problem_mark.line + 1})"
+    return " ".join(str(error).split())
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -299,6 +332,24 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _not_linear(section: Any) -> Iterator[tuple[str, str, list[str]]]:
+    """Keys by which a model's margins are not linear in the weights, and the values that do."""
+    function = MODELS[section.name]
+    if "num_prototypes" not in inspect.signature(function).parameters:
+        return
+
+    def is_linear(key: str, value: str) -> bool:
+        return function(num_prototypes=2, **{key: value}).prototype_rewards is not None
+
+    for key, parameter in inspect.signature(function).parameters.items():
+        choices = get_args(parameter.annotation)
+        if get_origin(parameter.annotation) is Literal and not is_linear(
+            key, getattr(section, key)
+        ):
+            linear = [choice for choice in choices if is_linear(key, choice)]
+            yield key, getattr(section, key), linear
+
+
 def _apply(record: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.split(".")
@@ -307,7 +358,7 @@ def _apply(record: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: {' '.join(str(error).split())}") from None
+        raise UserError(f"override {override!r}: not YAML: {_yaml_problem(error)}") from None
     here: Any = record
     for depth, key in enumerate(keys):
         if isinstance(here, list):

@@ -1,7 +1,8 @@
 """Mistakes of the user: what was given, what was wanted, and the nearest valid choice."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -10,6 +11,15 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A well-formed run can't go on. Commands print the line and exit with 1."""
+
+
+@contextlib.contextmanager
+def about(subject: object) -> Iterator[None]:
+    """Name the file that holds a mistake of the user, where what finds it knows no file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{subject}: {error}") from None
 
 
 def nearest(given: object, choices: Iterable[object]) -> str:

@@ -38,7 +38,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     from paljax import storage
     from paljax.data import files
-    from paljax.errors import UserError
+    from paljax.errors import UserError, about
     from paljax.evaluation import score
     from paljax.predictions import comparison_margins, encode
     from paljax.trained_model import weights_for
@@ -50,12 +50,15 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.adapt is not None:
         support = files.read_comparisons(options.adapt, columns=columns)
         _refuse_overlap(support, dataset, options)
-        joined = _joined_weights(model, support)
+        with about(options.adapt):
+            joined = _joined_weights(model, support)
     weights, sources = weights_for(model, dataset.users, joined)
     rows = dataset.comparisons.select(~dataset.comparisons.tie)
     if not len(rows.user):
         raise UserError(f"{options.comparisons}: holds ties only; nothing can be scored")
-    encoded = encode(model.trained.model, model.trained.params, model.encode(dataset))
+    with about(options.comparisons):
+        tables = model.encode(dataset)
+    encoded = encode(model.trained.model, model.trained.params, tables)
     margins = comparison_margins(model.trained.model, model.trained.params, encoded, rows, weights)
     groups = np.full(len(dataset.comparisons.user), "all", object)
     if dataset.group is not None:

@@ -6,7 +6,7 @@ checkpoint holds; a resumed run therefore equals a straight one bit for bit.
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -45,12 +45,23 @@ class Task(NamedTuple):
     checkpoint_every: int  # epochs
 
 
+class Log(Protocol):
+    """Where the records of a run go."""
+
+    def rewind(self, fit: str, epoch: int) -> None:
+        """Forget the epochs of a fit after this one."""
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record."""
+
+
 def fit(
     task: Task,
     key: Any,
     *,
     checkpoints: Checkpoints,
-    log: Callable[[dict[str, Any]], None],
+    log: Log,
+    say: Callable[[str], None],
     progress_bar: bool,
 ) -> Progress:
     """Train until the epochs are over or the validation loss has stopped falling.
@@ -59,7 +70,8 @@ def fit(
         task: What to fit.
         key: Initialises the learner.
         checkpoints: Where the fit's checkpoints are; the newest is continued from.
-        log: Takes one record a finished epoch.
+        log: Takes one record a finished epoch; epochs that are done again are first forgotten.
+        say: Takes what a person should know, in one line.
         progress_bar: Show one.
 
     Returns:
@@ -68,16 +80,18 @@ def fit(
     Raises:
         RunError: If a loss or gradient stops being finite. The last good checkpoint stays.
     """
-    progress = _start(task, key)
-    newest = checkpoints.latest()
-    if newest is not None:
-        progress = checkpoints.restore(newest, progress)
+    start = _start(task, key)
+    restored = checkpoints.restore_newest(start, say=say)
+    progress = start if restored is None else restored
+    log.rewind(task.name, int(progress.epoch))
+    if int(progress.epoch):
+        say(f"{task.name}: continues after epoch {int(progress.epoch)}")
     run_epoch = jax.jit(partial(_scan, task.learner, task.to_batch), donate_argnums=0)
     for epoch in _epochs(task, progress, progress_bar):
         state, metrics = run_epoch(progress.state, task.epoch_batches(epoch), task.tables)
         averages = _averages(metrics, task.name)
         progress, scores = _judge(task, progress, state, epoch + 1, averages["loss"])
-        log(_record(task.name, state, epoch + 1, averages, scores))
+        log.append(_record(task.name, state, epoch + 1, averages, scores))
         if (epoch + 1) % task.checkpoint_every == 0 or _is_over(task, progress):
             checkpoints.save(epoch + 1, progress)
         if _is_over(task, progress):
@@ -129,6 +143,9 @@ def _judge(
 ) -> tuple[Progress, Mapping[str, Any]]:
     """Score the epoch on validation data; without any, the newest epoch is the best."""
     scores = {} if task.validate is None else task.validate(state)
+    broken = [f"validation_{key}" for key, score in scores.items() if not np.isfinite(score)]
+    if broken:
+        raise _not_finite(f"{task.name}: epoch {epoch}", broken)
     loss = float(scores["loss"]) if scores else train_loss
     progress = progress._replace(state=state, epoch=jnp.asarray(epoch, jnp.int32))
     if not scores or loss < float(progress.best_loss):
@@ -153,11 +170,15 @@ def _averages(metrics: Metrics, name: str) -> dict[str, float]:
     if not finite.all():
         first = int(np.argmin(finite.all(axis=0)))
         broken = [key for key, fine in zip(on_host, finite[:, first], strict=True) if not fine]
-        raise RunError(
-            f"{name}: step {int(steps[first])}: not finite: {', '.join(broken)}; the last good "
-            "checkpoint is kept; a lower learning rate or a clip_norm may help"
-        )
+        raise _not_finite(f"{name}: step {int(steps[first])}", broken)
     return {key: float(values.mean()) for key, values in on_host.items()}
+
+
+def _not_finite(where: str, what: list[str]) -> RunError:
+    return RunError(
+        f"{where}: not finite: {', '.join(what)}; the last good checkpoint is kept; "
+        "a lower learning rate or a clip_norm may help"
+    )
 
 
 def _record(

@@ -32,11 +32,11 @@ class Fits(NamedTuple):
 
 
 def run_reward_stage(config: Config, run_dir: Path) -> None:
-    """Run the reward stage into a run directory that is open.
+    """Run the reward stage; the run directory is made when the data are known to be good.
 
     Args:
         config: The run's configuration.
-        run_dir: The run directory; what a killed run left there is continued.
+        run_dir: The run directory, empty or absent; what a killed run left there is continued.
 
     Raises:
         UserError: If the data or the configuration are wrong.
@@ -44,6 +44,7 @@ def run_reward_stage(config: Config, run_dir: Path) -> None:
     """
     started = time.perf_counter()
     prepared = prepare(config, uses_prompts=config.model.name == "pal_b")
+    runs.open_run(run_dir, config)
     storage.write_table(run_dir / runs.SPLITS, reward_results.splits_table(prepared))
     fits = _fit(Fitting(config, prepared, run_dir, say, on_terminal()))
     fitted = time.perf_counter()

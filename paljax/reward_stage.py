@@ -122,18 +122,14 @@ def _fit(
     epochs: int,
 ) -> Progress:
     task = task_for(fitting.config, fitting.prepared, name, model, train, validation, epochs=epochs)
-    log = MetricsLog(fitting.run_dir / METRICS_LOG)
     with Checkpoints(fitting.run_dir / CHECKPOINTS / name.replace(" ", "_")) as checkpoints:
-        newest = checkpoints.latest() or 0
-        log.rewind(name, newest)
-        if newest:
-            fitting.say(f"{name}: continues after epoch {newest}")
         started = time.perf_counter()
         progress = fit(
             task,
             jax.random.key(fitting.config.seed),
             checkpoints=checkpoints,
-            log=lambda record: log.append([record]),
+            log=MetricsLog(fitting.run_dir / METRICS_LOG),
+            say=fitting.say,
             progress_bar=fitting.progress_bar,
         )
     fitting.say(

@@ -65,7 +65,7 @@ def task_for(
         model: What is fitted. One without users' weights is always fitted by gradient.
         train: Comparisons to learn from.
         validation: Comparisons, without ties, that judge every epoch; None trains to the end.
-        epochs: How many at most; the schedule is that of the configured number.
+        epochs: How many at most; the schedule ends with the last, so that a refit, too, anneals.
 
     Returns:
         The task.
@@ -92,7 +92,7 @@ def _gradient_task(
     )
     num_users = len(prepared.dataset.users)
     batch_size = min(config.training.batch_size, len(rows.weight))
-    steps = config.training.epochs * steps_per_epoch(len(rows.weight), batch_size)
+    steps = epochs * steps_per_epoch(len(rows.weight), batch_size)
     sizes = plan_sizes(rows, batch_size=batch_size, seed=config.seed)
     learner = fit_by_gradient(
         model,
@@ -166,7 +166,7 @@ def _episodes_task(
         label_smoothing=config.loss.label_smoothing,
         prior_strength=config.prior_strength,
         optimizer=optimizer_settings(
-            config.optimizer, config.training.epochs * steps_per_epoch(num_users, users_per_batch)
+            config.optimizer, epochs * steps_per_epoch(num_users, users_per_batch)
         ),
     )
     return Task(

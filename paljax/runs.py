@@ -1,7 +1,7 @@
 """The run directory: its files, opening it, and the log of metrics."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import yaml
 import paljax
 from paljax.config import Config, parse, read_yaml
 from paljax.errors import UserError
-from paljax.storage import write_text
+from paljax.storage import is_draft, remove_drafts, write_text
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -31,8 +31,8 @@ def versions() -> dict[str, str]:
     return {"paljax": paljax.__version__} | {name: metadata.version(name) for name in VERSIONED}
 
 
-def open_run(folder: Path, config: Config, *, resume: bool) -> None:
-    """Make a run directory, or take up the run that it holds.
+def require_usable(folder: Path, config: Config, *, resume: bool) -> None:
+    """Refuse a run directory that is in use for something else.
 
     Args:
         folder: The run directory.
@@ -41,28 +41,42 @@ def open_run(folder: Path, config: Config, *, resume: bool) -> None:
 
     Raises:
         UserError: If the folder holds something else, another configuration, or a run that may not
-            be continued, or can't be written.
+            be continued.
     """
-    record = config.model_dump(mode="json", exclude={"versions"})
-    if not _is_empty(folder):
-        if not (folder / CONFIG).exists():
-            raise UserError(f"{folder}: is not empty and holds no run; choose another --run-dir")
-        if not resume:
-            raise UserError(f"{folder}: holds a run; choose another --run-dir or --resume auto")
-        held = read_config(folder).model_dump(mode="json", exclude={"versions"})
-        difference = first_difference(held, record)
-        if difference is not None:
-            key, before, now = difference
-            raise UserError(
-                f"{folder}: holds a run with {key}={before!r}, this one has {now!r}; "
-                "choose another --run-dir"
-            )
+    if _is_empty(folder):
         return
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder}: is not empty and holds no run; choose another --run-dir")
+    if not resume:
+        raise UserError(f"{folder}: holds a run; choose another --run-dir or --resume auto")
+    difference = first_difference(_record(read_config(folder)), _record(config))
+    if difference is not None:
+        key, before, now = difference
+        raise UserError(
+            f"{folder}: holds a run with {key}={before!r}, this one has {now!r}; "
+            "choose another --run-dir"
+        )
+
+
+def open_run(folder: Path, config: Config) -> None:
+    """Make a run directory, or clear the one that is there of files that a kill left half-written.
+
+    Args:
+        folder: The run directory; `require_usable` has had nothing against it.
+        config: The run's configuration.
+
+    Raises:
+        UserError: If the folder can't be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: can't make the run directory ({error.strerror})") from None
-    text = yaml.safe_dump(record | {"versions": versions()}, sort_keys=False, allow_unicode=True)
+    remove_drafts(folder)
+    if (folder / CONFIG).exists():
+        return
+    record = _record(config) | {"versions": versions()}
+    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
     write_text(folder / CONFIG, text)
 
 
@@ -91,6 +105,10 @@ def first_difference(left: Any, right: Any, key: str = "") -> tuple[str, Any, An
     return None if left == right else (key, left, right)
 
 
+def _record(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"versions"})
+
+
 class MetricsLog:
     """metrics.jsonl: a record an epoch, without the epochs that a killed run will repeat."""
 
@@ -106,12 +124,11 @@ class MetricsLog:
         if len(kept) < len(lines):
             write_text(self._path, "".join(kept))
 
-    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add records."""
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record."""
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                for record in records:
-                    file.write(json.dumps(record) + "\n")
+                file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise UserError(f"{self._path}: can't be written ({error.strerror})") from None
 
@@ -126,7 +143,7 @@ def _is_kept(line: str, fit: str, epoch: int) -> bool:
 
 def _is_empty(folder: Path) -> bool:
     try:
-        return not folder.exists() or not any(folder.iterdir())
+        return not folder.exists() or all(map(is_draft, folder.iterdir()))
     except NotADirectoryError:
         raise UserError(f"{folder}: is a file, wanted a run directory") from None
     except OSError as error:

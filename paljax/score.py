@@ -30,6 +30,7 @@ def score(options: argparse.Namespace) -> None:
 
     from paljax import storage
     from paljax.data import files
+    from paljax.errors import about
     from paljax.trained_model import item_rewards, load_model, weights_for
 
     cache_compilations()
@@ -37,7 +38,8 @@ def score(options: argparse.Namespace) -> None:
     model = load_model(options.run)
     responses = files.read_responses(options.input, columns=column_mapping(options.column))
     weights, sources = weights_for(model, responses.user_id, {})
-    rewards = item_rewards(model, responses, weights)
+    with about(options.input):
+        rewards = item_rewards(model, responses, weights)
     known = [user in model.user_weights for user in responses.user_id]
     table = storage.Table(
         columns={

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from paljax.errors import UserError, nearest
 
 TABLE_SUFFIXES = (".parquet", ".jsonl")
+_DRAFT = re.compile(r"\..+\.\d+")  # .NAME.PROCESS
 
 
 class Table(NamedTuple):
@@ -94,6 +96,18 @@ def read_table(path: Path) -> dict[str, list[Any]]:
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from None
     return columns
+
+
+def is_draft(path: Path) -> bool:
+    """Whether a process that was killed while it wrote left this file."""
+    return _DRAFT.fullmatch(path.name) is not None
+
+
+def remove_drafts(folder: Path) -> None:
+    """Delete what killed processes left in a folder; one that can't be deleted does no harm."""
+    for path in filter(is_draft, folder.iterdir()):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:

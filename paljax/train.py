@@ -40,7 +40,7 @@ def train(options: argparse.Namespace) -> None:
     cache_compilations()
     settings = config.load(options.config, options.overrides)
     run_dir = options.run_dir or default_run_dir(options.config)
-    runs.open_run(run_dir, settings, resume=options.resume == "auto")
+    runs.require_usable(run_dir, settings, resume=options.resume == "auto")
     if (run_dir / runs.REPORT).exists():
         say(f"{run_dir}: this run is finished; --run-dir names a new one")
     else:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from paljax import runs, storage
-from paljax.checkpoints import Checkpoints
+from paljax.checkpoints import Checkpoints, DamagedError
 from paljax.config import Config
 from paljax.data.batches import Tables
 from paljax.data.dataset import Dataset
@@ -19,6 +19,7 @@ from paljax.data.encoders import Encoder, encoder_from_json
 from paljax.data.files import Responses
 from paljax.data.prepare import Prepared, encode_tables
 from paljax.errors import UserError
+from paljax.models import PreferenceModel
 from paljax.predictors import Trained
 from paljax.reward_stage import build_model
 
@@ -70,16 +71,18 @@ def load_model(run_dir: Path) -> TrainedModel:
     """
     config = runs.read_config(run_dir)
     record = storage.read_json(run_dir / runs.MODEL)
-    users = storage.read_table(run_dir / runs.USERS)
-    item_encoder = encoder_from_json(record["item_encoder"])
-    prompt_encoder = record["prompt_encoder"] and encoder_from_json(record["prompt_encoder"])
-    model = build_model(config, record["num_prototypes"], item_encoder, prompt_encoder)
-
-    def initial() -> dict[str, Any]:
-        prompts = None if prompt_encoder is None else prompt_encoder.blank()
-        params = model.init(jax.random.key(0), item_encoder.blank(), prompts)
-        return {"params": params, "population": jnp.zeros(model.num_prototypes)}
-
+    try:
+        item_encoder = encoder_from_json(record["item_encoder"])
+        prompt_encoder = record["prompt_encoder"] and encoder_from_json(record["prompt_encoder"])
+        model = build_model(config, record["num_prototypes"], item_encoder, prompt_encoder)
+        like = jax.eval_shape(lambda: _initial(model, item_encoder, prompt_encoder))
+        prior_strength, training_rows = float(record["prior_strength"]), record["training_rows"]
+    except KeyError as error:
+        raise UserError(f"{run_dir / runs.MODEL}: damaged: key {error} is missing") from None
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{run_dir / runs.MODEL}: damaged: {reason}") from None
+    user_weights = _user_weights(run_dir / runs.USERS, model.num_prototypes)
     folder = run_dir / runs.CHECKPOINTS / FINAL
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint; is the run finished?")
@@ -88,21 +91,39 @@ def load_model(run_dir: Path) -> TrainedModel:
         if newest is None:
             raise UserError(f"{folder}: holds no whole checkpoint; train the run again")
         try:
-            held = checkpoints.restore(newest, jax.eval_shape(initial))
-        except (ValueError, KeyError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder}: the checkpoint can't be read: {reason}") from None
+            held = checkpoints.restore(newest, like)
+        except DamagedError as error:
+            raise UserError(str(error)) from None
     return TrainedModel(
         config=config,
-        trained=Trained(model, held["params"], held["population"], record["prior_strength"]),
+        trained=Trained(model, held["params"], held["population"], prior_strength),
         item_encoder=item_encoder,
         prompt_encoder=prompt_encoder,
-        user_weights={
-            user: np.asarray(weights, np.float32)
-            for user, weights in zip(users["user_id"], users["weights"], strict=True)
-        },
-        training_rows=record["training_rows"],
+        user_weights=user_weights,
+        training_rows=training_rows,
     )
+
+
+def _initial(
+    model: PreferenceModel, item_encoder: Encoder, prompt_encoder: Encoder | None
+) -> dict[str, Any]:
+    prompts = None if prompt_encoder is None else prompt_encoder.blank()
+    params = model.init(jax.random.key(0), item_encoder.blank(), prompts)
+    return {"params": params, "population": jnp.zeros(model.num_prototypes)}
+
+
+def _user_weights(file: Path, num_prototypes: int) -> dict[str, NDArray[np.float32]]:
+    users = storage.read_table(file)
+    for column in ("user_id", "weights"):
+        if column not in users:
+            raise UserError(f"{file}: damaged: it has no column {column!r}")
+    for user, weights in zip(users["user_id"], users["weights"], strict=True):
+        if not isinstance(weights, list) or len(weights) != num_prototypes or None in weights:
+            raise UserError(f"{file}: damaged: user {user!r} has not {num_prototypes} weights")
+    return {
+        user: np.asarray(weights, np.float32)
+        for user, weights in zip(users["user_id"], users["weights"], strict=True)
+    }
 
 
 def weights_for(

@@ -58,7 +58,12 @@ class Encoder(NamedTuple):
         """
         features = np.zeros((len(table), 0), np.float32)
         if len(self.mean):
-            numbers = _require_numbers(table)
+            if isinstance(table, tuple):
+                raise UserError(
+                    f"items are text ({table[0][:40]!r}), "
+                    f"the model was trained on {len(self.mean)} numbers"
+                )
+            numbers = table
             if numbers.shape[1] != len(self.mean):
                 raise UserError(
                     f"items have {numbers.shape[1]} numbers, "
@@ -101,7 +106,11 @@ def encoder_from_json(record: dict[str, Any]) -> Encoder:
 
 
 def fit_encoder(
-    configs: Sequence[EncoderConfig], table: Table, training_rows: NDArray[np.int32]
+    configs: Sequence[EncoderConfig],
+    table: Table,
+    training_rows: NDArray[np.int32],
+    *,
+    key: str = "encoder",
 ) -> Encoder:
     """Learn an encoder from the items of the training comparisons.
 
@@ -109,6 +118,7 @@ def fit_encoder(
         configs: The encoders to concatenate, at most one of a kind.
         table: All distinct items.
         training_rows: Rows of the table, one for every time that an item appears in training.
+        key: Of the configuration, to name in errors.
 
     Returns:
         The fitted encoder.
@@ -118,10 +128,10 @@ def fit_encoder(
     """
     by_name = {config.name: config for config in configs}
     if len(by_name) < len(configs):
-        raise UserError("encoder: every encoder may appear once in a concatenation")
+        raise UserError(f"{key}: every encoder may appear once in a concatenation")
     mean = scale = np.zeros(0, np.float32)
     if "numbers" in by_name:
-        appearing = _require_numbers(table)[training_rows].astype(np.float64)
+        appearing = _require_numbers(table, key)[training_rows].astype(np.float64)
         mean, spread = appearing.mean(0), appearing.std(0)
         mean = mean.astype(np.float32)
         # A constant column has the spread of its rounding error; leave it as it is.
@@ -142,10 +152,10 @@ def content(table: Table) -> Sequence[str]:
     return [json.dumps(numbers) for numbers in table.tolist()]
 
 
-def _require_numbers(table: Table) -> NDArray[np.float32]:
+def _require_numbers(table: Table, key: str) -> NDArray[np.float32]:
     if isinstance(table, tuple):
         raise UserError(
-            f"encoder: 'numbers' needs items that are lists of numbers, these are text "
+            f"{key}: 'numbers' needs items that are lists of numbers, these are text "
             f"({table[0][:40]!r}); use 'item_id'"
         )
     return table

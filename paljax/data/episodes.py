@@ -52,9 +52,9 @@ def part_users(
 ) -> UserRows:
     """Part every user's choice tasks at random into support and query.
 
-    Each user's tasks are shuffled, the first `most_comparisons` comparisons are kept, and the first
-    s tasks are support, s uniform from 0 to one less than the user's tasks: a model that trains on
-    such episodes serves new users at every stage.
+    Each user's tasks, and the rows of each task, are shuffled, the first `most_comparisons`
+    comparisons are kept, and the first s tasks are support, s uniform from 0 to one less than the
+    user's tasks: a model that trains on such episodes serves new users at every stage.
 
     Args:
         comparisons: Training comparisons.
@@ -65,7 +65,9 @@ def part_users(
         The parted users; those without comparisons are left out. No task is on both sides.
     """
     luck = generator.random(comparisons.task.max() + 1)[comparisons.task]
-    order = np.lexsort((comparisons.task, luck, comparisons.user))
+    # Inside a task too: of one that is larger than an episode, each epoch shows another part.
+    luck_of_row = generator.random(len(luck))
+    order = np.lexsort((luck_of_row, comparisons.task, luck, comparisons.user))
     user, task = comparisons.user[order], comparisons.task[order]
     is_first = np.diff(user, prepend=-1) != 0
     start = np.flatnonzero(is_first)

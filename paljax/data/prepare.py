@@ -9,7 +9,13 @@ from paljax.data import builders, files
 from paljax.data.batches import Tables, place_tables
 from paljax.data.dataset import Dataset
 from paljax.data.encoders import Encoder, fit_encoder
-from paljax.data.splits import Split, require_training_data, split_at_random, split_by_column
+from paljax.data.splits import (
+    Split,
+    require_choices,
+    require_training_data,
+    split_at_random,
+    split_by_column,
+)
 from paljax.errors import UserError
 
 
@@ -42,6 +48,7 @@ def prepare(config: Config, *, uses_prompts: bool) -> Prepared:
     else:
         split = split_at_random(dataset, **config.splits.model_dump(exclude={"name"}))
     require_training_data(split)
+    require_choices(split, dataset.comparisons)
     train = dataset.comparisons.select(split.rows("train"))
     appearing = np.concatenate([train.chosen, train.rejected])
     item_encoder = fit_encoder(config.encoder, dataset.items, appearing)
@@ -52,7 +59,9 @@ def prepare(config: Config, *, uses_prompts: bool) -> Prepared:
                 f"model.name: {config.model.name!r} needs prompts, the comparisons have none; "
                 "'pal_a' does without"
             )
-        prompt_encoder = fit_encoder(config.prompt_encoder, dataset.prompts, train.prompt)
+        prompt_encoder = fit_encoder(
+            config.prompt_encoder, dataset.prompts, train.prompt, key="prompt_encoder"
+        )
     return Prepared(
         dataset,
         split,

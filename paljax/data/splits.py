@@ -135,6 +135,20 @@ def require_training_data(split: Split) -> None:
             )
 
 
+def require_choices(split: Split, comparisons: Comparisons) -> None:
+    """Refuse a split in which nothing can be learned from, or nothing can be scored."""
+    if not comparisons.weight[split.rows("train")].any():
+        raise UserError(
+            "splits: every comparison for 'train' has weight 0; nothing can be learned from them"
+        )
+    for part in ("validation", "test", "query"):
+        ties = comparisons.tie[split.rows(part)]
+        if len(ties) and ties.all():
+            raise UserError(
+                f"splits: every comparison for {part!r} is a tie; nothing can be scored on them"
+            )
+
+
 def _arrivals(
     comparisons: Comparisons, part: NDArray[np.object_], rank: NDArray[np.int64]
 ) -> NDArray[np.int32]:

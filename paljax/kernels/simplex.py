@@ -28,10 +28,18 @@ COLUMNS_WRITTEN_OUT = 12
 # What a block of users may keep at hand: a quarter of a megabyte of float32, in a second-level
 # cache. An accelerator takes all users at once.
 NUMBERS_PER_BLOCK = 2**16
+# Below this a block costs more to start than to fit.
+LEAST_BLOCK = 128
+# Loops over blocks that do not depend on each other: XLA runs them on as many cores, while there
+# is too little in one block to share. Each is compiled on its own, so no more than these.
+STREAMS = 2
 # A damped step is lengthened when a longer one, up to this factor, may still descend.
 STEP_RATIO = 2.0
 # The part of the way to the simplex's boundary that a step may take.
 FARTHEST = 0.95
+# The curvature, in relative changes and as a part of the barrier's, below which a Hessian is not
+# trusted to be positive definite.
+LEAST_CURVATURE = 1e-3
 
 
 class SimplexFit(NamedTuple):
@@ -125,8 +133,8 @@ def fit_simplex_nonlinear(
 
     Minimises Σ_j -mask_j log σ(m_j(w)) - λ Σ_k prior_k log w_k over the simplex by Newton steps
     with backtracking on this objective, starting from the prior. Where the Hessian is not positive
-    definite, each pivot below the barrier's part of its diagonal is raised to it. (Gauss-Newton
-    steps, which drop the margins' second derivatives, need ten times as many for cosines.)
+    definite they are Gauss-Newton steps, which drop the margins' second derivatives; used
+    throughout, those would take several times as many steps for cosines, and some never arrive.
 
     **The gap is no certificate.** The problem need not be convex: a gap of 0 says that the weights
     are stationary, not that no better weights exist. With margins linear in w the problem is that
@@ -145,7 +153,8 @@ def fit_simplex_nonlinear(
         tolerance: Gap at which to stop, in nats.
 
     Returns:
-        Fit in the dtype of the margins. The covariance is that of `fit_simplex`. A user without
+        Fit in the dtype of the margins. The covariance is that of `fit_simplex`, with Gauss
+        and Newton's Hessian where the exact one is not positive definite. A user without
         comparisons gets exactly the prior.
 
     Raises:
@@ -190,11 +199,8 @@ def fit_simplex_nonlinear(
         rows = jnp.where(present[:, None], rows, 0).astype(compute)
         bends = jax.vmap(jax.jacfwd(slope_fn), in_axes=(1, 0), out_axes=3)(weights, features)
         bends = jnp.where(present[:, None, None], bends, 0).astype(compute)
-        return _bent(
-            _derivatives(rows, margins_at(weights), sample_weights, barrier, weights),
-            bends,
-            sample_weights,
-        )
+        derivatives = _derivatives(rows, margins_at(weights), sample_weights, barrier, weights)
+        return _bent(derivatives, bends, sample_weights, barrier, weights)
 
     weights, derivatives, iterations = _minimize_nonlinear(
         margins_at, derivatives_at, sample_weights, barrier, prior, jnp.asarray(tolerance, compute)
@@ -283,7 +289,7 @@ def _minimize_nonlinear(
     start: Float[Array, "K"],
     tolerance: Float[Array, ""],
 ) -> tuple[Float[Array, "K U"], _Derivatives, Int[Array, "U"]]:
-    """A stationary point by Newton steps with backtracking, which a saddle does not attract."""
+    """A stationary point by Newton steps with backtracking."""
     precision = float(np.finfo(barrier.dtype).eps)
 
     def objective(margins: Array, weights: Array) -> Array:
@@ -456,17 +462,33 @@ def _bent(
     derivatives: _Derivatives,
     bends: Float[Array, "n K K U"],
     sample_weights: Float[Array, "n U"],
+    barrier: Float[Array, "K"],
+    weights: Float[Array, "K U"],
 ) -> _Derivatives:
     """Adds Σ_j -mask_j σ(-m_j) ∇²m_j, the part of the Hessian that linear margins don't have.
 
-    It may be indefinite. On the plane Σ_k d_k = 0 a constant added to all entries has no effect,
-    and often makes the whole matrix positive definite where that on the plane is.
+    For users whose whole Hessian is positive definite on the plane Σ_k d_k = 0; the others keep
+    Gauss and Newton's. Worked out in relative changes d_k / w_k, where the barrier's part is b_k
+    and weights of very different size do no harm. The plane is then that orthogonal to w; the
+    Hessian across it has no effect, and is replaced by a large number.
     """
     slopes = sample_weights * jax.nn.sigmoid(-derivatives.margins)
     bend = -jnp.sum(slopes[:, None, None] * bends, axis=0)
-    bend = bend + jnp.sum(jnp.abs(bend), axis=(0, 1))[None, None]
-    hessian = tuple(row + bend[k, : k + 1] for k, row in enumerate(derivatives.hessian))
-    return derivatives._replace(hessian=hessian)
+    gauss_newton = _square(derivatives.hessian)
+    scale = weights[:, None] * weights[None]
+    of_barrier = jnp.eye(len(barrier), dtype=barrier.dtype)[:, :, None] * barrier[:, None, None]
+    relative = (gauss_newton + bend) * scale + of_barrier
+    normal = weights / jnp.sqrt(jnp.sum(weights**2, axis=0))[None]
+    across = jnp.sum(relative * normal[None], axis=1)
+    height = jnp.sum(across * normal, axis=0) + jnp.sum(jnp.abs(relative), axis=(0, 1))
+    relative = relative - normal[:, None] * across[None] - across[:, None] * normal[None]
+    relative = relative + height[None, None] * normal[:, None] * normal[None]
+    least = jnp.linalg.eigvalsh(relative.transpose(2, 0, 1))[:, 0]
+    convex = least > LEAST_CURVATURE * jnp.min(barrier)
+    hessian = jnp.where(convex[None, None], (relative - of_barrier) / scale, gauss_newton)
+    return derivatives._replace(
+        hessian=tuple(hessian[k, : k + 1] for k in range(len(derivatives.hessian)))
+    )
 
 
 def _centered(
@@ -506,18 +528,25 @@ def _tangent_inverse(
 ) -> Float[Array, "K K U"]:
     """Z (Zᵀ H Z)⁻¹ Zᵀ = H⁻¹ - y yᵀ / Σy, y = H⁻¹ 1; H⁻¹ by Gauss and Jordan's elimination."""
     size = len(lower)
-    below = jnp.stack([jnp.pad(row, [(0, size - 1 - k), (0, 0)]) for k, row in enumerate(lower)])
-    above = jnp.where(jnp.tri(size, k=-1, dtype=bool)[:, :, None], below, 0).transpose(1, 0, 2)
-    hessian = below + above + jnp.eye(size, dtype=below.dtype)[:, :, None] * diagonal[None]
+    of_barrier = jnp.eye(size, dtype=diagonal.dtype)[:, :, None] * diagonal[None]
 
     def eliminate(k: Int[Array, ""], system: Float[Array, "K K U"]) -> Float[Array, "K K U"]:
         pivot, column = jnp.maximum(system[k, k], diagonal[k]), system[:, k]
         pivot_row = system[k].at[k].set(1) / pivot[None]
-        return (system.at[:, k].set(0) - column[:, None] * pivot_row[None]).at[k].set(pivot_row)
+        reduced = system - column[:, None] * pivot_row[None]
+        return reduced.at[:, k].set(-column / pivot[None]).at[k].set(pivot_row)
 
-    inverse: Array = lax.fori_loop(0, size, eliminate, hessian)
+    inverse: Array = lax.fori_loop(0, size, eliminate, _square(lower) + of_barrier)
     y = _fold(jnp.add, inverse)
     return inverse - y[:, None] * (y / _fold(jnp.add, y)[None])[None]
+
+
+def _square(lower: tuple[Array, ...]) -> Float[Array, "K K U"]:
+    """The symmetric matrix of which `lower` holds the triangle."""
+    size = len(lower)
+    below = jnp.stack([jnp.pad(row, [(0, size - 1 - k), (0, 0)]) for k, row in enumerate(lower)])
+    strictly = jnp.tri(size, k=-1, dtype=bool)[:, :, None]
+    return below + jnp.where(strictly, below, 0).transpose(1, 0, 2)
 
 
 def _solve_written_out(
@@ -588,23 +617,30 @@ def _fit_in_blocks(
         return _fit_from(weights, derivatives, barrier, block[1], iterations)
 
     count, size, users = rows.shape
-    largest = max(NUMBERS_PER_BLOCK // (count * size + 2 * size * size), 64)
+    largest = max(NUMBERS_PER_BLOCK // (count * size + 2 * size * size), LEAST_BLOCK)
     if jax.default_backend() != "cpu" or users <= largest:
         return fit_block((rows, sample_weights))
+    streams = [
+        lax.map(fit_block, stream)
+        for stream in zip(_blocks(rows, largest), _blocks(sample_weights, largest), strict=True)
+    ]
+    fit: SimplexFit = jax.tree.map(
+        lambda *parts: jnp.concatenate(parts).reshape(-1, *parts[0].shape[2:])[:users], *streams
+    )
+    return fit
+
+
+def _blocks(values: Array, largest: int) -> list[Array]:
+    """Users, the last axis, cut into blocks that lead, and those dealt to streams."""
+    *others, users = values.shape
+    even = math.ceil(users / (STREAMS * math.ceil(users / (STREAMS * largest))))
     # A multiple of 16 for vector registers, an odd one because strides of a power of two collide
     # in the cache.
-    even = math.ceil(users / math.ceil(users / largest))
     block = 16 * (2 * (even // 32) + 1)
-    blocks = math.ceil(users / block)
-
-    def split(values: Array) -> Array:
-        missing = [(0, 0)] * (values.ndim - 1) + [(0, blocks * block - users)]
-        values = jnp.pad(values, missing).reshape(*values.shape[:-1], blocks, block)
-        return jnp.moveaxis(values, -2, 0)
-
-    fits = lax.map(fit_block, (split(rows), split(sample_weights)))
-    fit: SimplexFit = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:users], fits)
-    return fit
+    count = STREAMS * math.ceil(users / (STREAMS * block))
+    missing = [(0, 0)] * len(others) + [(0, count * block - users)]
+    blocks = jnp.moveaxis(jnp.pad(values, missing).reshape(*others, count, block), -2, 0)
+    return jnp.split(blocks, STREAMS)
 
 
 def _fold(operation: Callable[[Array, Array], Array], values: Array) -> Array:

@@ -1,0 +1,77 @@
+"""Run a configuration over several seeds and write the mean and spread of its scores.
+
+    python experiments/over_seeds.py CONFIG [--seeds 5] [key.path=value ...]
+
+A seed sets the split, the initial parameters and the order of the data. Results go beside the
+configuration, as results.json; the runs themselves to runs/NAME-seed-S.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from paljax import train
+from paljax.runs import METRICS, versions
+
+SCORES = ("accuracy", "nll")
+
+
+def run(config: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
+    """Train with one seed, or take up the run that is there, and return its metrics.json."""
+    run_dir = Path("runs") / f"{config.parent.name}-seed-{seed}"
+    arguments = ["--config", str(config), "--run-dir", str(run_dir)]
+    seeds = [f"seed={seed}", f"splits.seed={seed}"]
+    status = train.main([*arguments, *overrides, *seeds])
+    if status:
+        raise SystemExit(status)
+    metrics: dict[str, Any] = json.loads((run_dir / METRICS).read_text(encoding="utf-8"))
+    return metrics
+
+
+def flat(metrics: dict[str, Any]) -> dict[str, float]:
+    """Scores of one run by a name such as `pal_a, 12 comparisons, accuracy`."""
+    blocks = {metrics["model"]: metrics} | metrics["baselines"]
+    blocks |= {f"{name}, training part only": b for name, b in metrics["before_refit"].items()}
+    scores = {}
+    for name, block in blocks.items():
+        for score in SCORES:
+            scores[f"{name}, seen users, {score}"] = block["test"][score]
+            for shots, joined in block["unseen"].items():
+                scores[f"{name}, unseen users with {shots} comparisons, {score}"] = joined[score]
+    return scores
+
+
+def main() -> None:
+    """Run all seeds and write the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value")
+    options = parser.parse_intermixed_args()
+    runs = [run(options.config, seed, options.overrides) for seed in range(options.seeds)]
+    by_name = [flat(metrics) for metrics in runs]
+    table = {
+        name: {
+            "mean": statistics.mean(scores[name] for scores in by_name),
+            "standard_deviation": statistics.stdev(scores[name] for scores in by_name),
+            "by_seed": [scores[name] for scores in by_name],
+        }
+        for name in by_name[0]
+    }
+    for name, row in table.items():
+        print(f"{name:<70} {row['mean']:.4f} ± {row['standard_deviation']:.4f}")
+    record = {
+        "seeds": options.seeds,
+        "overrides": options.overrides,
+        "n_test": [metrics["test"]["n"] for metrics in runs],
+        "versions": versions(),
+        "scores": table,
+    }
+    out = options.config.with_name("results.json")
+    out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
