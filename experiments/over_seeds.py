@@ -1,9 +1,9 @@
 """Run a configuration over several seeds and write the mean and spread of its scores.
 
-    python experiments/over_seeds.py CONFIG [--seeds 5] [key.path=value ...]
+    python experiments/over_seeds.py CONFIG [--seeds 5] [--name NAME] [key.path=value ...]
 
 A seed sets the split, the initial parameters and the order of the data. Results go beside the
-configuration, as results.json; the runs themselves to runs/NAME-seed-S.
+configuration, as results.json or results-NAME.json; the runs themselves to runs/NAME-seed-S.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from paljax.runs import METRICS, versions
 SCORES = ("accuracy", "nll")
 
 
-def run(config: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
+def run(name: str, config: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
     """Train with one seed, or take up the run that is there, and return its metrics.json."""
-    run_dir = Path("runs") / f"{config.parent.name}-seed-{seed}"
+    run_dir = Path("runs") / f"{name}-seed-{seed}"
     arguments = ["--config", str(config), "--run-dir", str(run_dir)]
     seeds = [f"seed={seed}", f"splits.seed={seed}"]
     status = train.main([*arguments, *overrides, *seeds])
@@ -48,20 +48,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("config", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--name", help="of the runs and the results, where values are overridden")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value")
     options = parser.parse_intermixed_args()
-    runs = [run(options.config, seed, options.overrides) for seed in range(options.seeds)]
-    by_name = [flat(metrics) for metrics in runs]
+    name = options.name or options.config.parent.name
+    runs = [run(name, options.config, seed, options.overrides) for seed in range(options.seeds)]
+    by_seed = [flat(metrics) for metrics in runs]
+    columns = {score: [scores[score] for scores in by_seed] for score in by_seed[0]}
     table = {
-        name: {
-            "mean": statistics.mean(scores[name] for scores in by_name),
-            "standard_deviation": statistics.stdev(scores[name] for scores in by_name),
-            "by_seed": [scores[name] for scores in by_name],
+        score: {
+            "mean": statistics.mean(values),
+            "standard_deviation": statistics.stdev(values) if len(values) > 1 else None,
+            "by_seed": values,
         }
-        for name in by_name[0]
+        for score, values in columns.items()
     }
-    for name, row in table.items():
-        print(f"{name:<70} {row['mean']:.4f} ± {row['standard_deviation']:.4f}")
+    for score, row in table.items():
+        print(f"{score:<70} {row['mean']:.4f} ± {row['standard_deviation'] or 0:.4f}")
     record = {
         "seeds": options.seeds,
         "overrides": options.overrides,
@@ -69,7 +72,9 @@ def main() -> None:
         "versions": versions(),
         "scores": table,
     }
-    out = options.config.with_name("results.json")
+    out = options.config.with_name(
+        f"results-{options.name}.json" if options.name else "results.json"
+    )
     out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

@@ -20,6 +20,8 @@ from paljax.predictors import Margins, Predictor
 
 # Standard deviations of attribute weights that validation data choose from, in nats a spread.
 PRIOR_SPREADS = (0.25, 0.5, 1.0, 2.0, 4.0)
+# Where items have more numbers (embeddings), a D x D covariance of every user is no baseline.
+MOST_ATTRIBUTES = 32
 # Rounds of EM: on electricity the mean moves by under a thousandth of its size after half of them.
 EM_ROUNDS = 200
 NEWTON_STEPS = 20

@@ -1,5 +1,6 @@
 """Checkpoints of a fit, written by Orbax in the background; no pickle is ever read."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -49,7 +50,7 @@ class Checkpoints:
             raise DamagedError(f"{self._folder / str(number)}: can't be read: {reason}") from error
 
     def restore_newest(self, like: Any, *, say: Callable[[str], None]) -> Any | None:
-        """Read the newest checkpoint that can be read and delete those after it.
+        """Read the newest checkpoint that can be read; move those after it out of the way.
 
         Args:
             like: Gives shapes, types and devices.
@@ -62,8 +63,11 @@ class Checkpoints:
             try:
                 return self.restore(number, like)
             except DamagedError as error:
-                say(f"{error}; deleted, the one before goes on")
-                self._manager.delete(number)
+                aside = self._folder.with_name(f"{self._folder.name}.damaged")
+                aside.mkdir(exist_ok=True)
+                (self._folder / str(number)).rename(aside / f"{number}-{time.time_ns()}")
+                self._manager.reload()
+                say(f"{error}; moved to {aside}, the one before goes on")
         return None
 
     def __enter__(self) -> Self:

@@ -20,6 +20,7 @@ from paljax.predictors import Trained
 # Items that an effect is averaged over, and that are listed as most and least preferred.
 SAMPLE_SIZE = 4096
 NUM_LISTED = 5
+MOST_ATTRIBUTES = 32  # more columns are an embedding, and no figure shows them
 EFFECT_UNIT = "nats per standard deviation"
 
 
@@ -47,7 +48,7 @@ def describe(trained: Trained, prepared: Prepared, rows: Comparisons) -> list[di
     rewards = _rewards_by_prototype(trained, prepared, inputs, prompts)
     centred = rewards - rewards.mean(axis=0)
     effects = _effects(trained, prepared, inputs, prompts)
-    attributes = prepared.dataset.attributes
+    attributes = attribute_names(prepared)
     texts = prepared.dataset.items
     return [
         {
@@ -57,6 +58,14 @@ def describe(trained: Trained, prepared: Prepared, rows: Comparisons) -> list[di
         }
         for place in range(trained.model.num_prototypes)
     ]
+
+
+def attribute_names(prepared: Prepared) -> tuple[str, ...]:
+    """Names of the items' numbers, () where items have none or too many to look at."""
+    width = len(prepared.item_encoder.mean)
+    if not 0 < width <= MOST_ATTRIBUTES:
+        return ()
+    return prepared.dataset.attributes or tuple(f"number {place + 1}" for place in range(width))
 
 
 def _rewards_by_prototype(
@@ -86,7 +95,7 @@ def _effects(
 ) -> NDArray[np.float64]:
     """Mean change [D, K] of the reward when an attribute rises by a standard deviation."""
     changes = []
-    for column in range(len(prepared.dataset.attributes) if len(prepared.item_encoder.mean) else 0):
+    for column in range(len(attribute_names(prepared))):
         higher, lower = (
             _rewards_by_prototype(trained, prepared, _shifted(inputs, column, shift), prompts)
             for shift in (0.5, -0.5)

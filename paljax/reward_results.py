@@ -13,7 +13,7 @@ from paljax.data.dataset import Comparisons
 from paljax.data.prepare import Prepared
 from paljax.evaluation import Scores, accuracy_by_user, accuracy_gain, calibration, score
 from paljax.predictors import Predictor, Trained, join
-from paljax.prototypes import EFFECT_UNIT, describe
+from paljax.prototypes import EFFECT_UNIT, attribute_names, describe
 from paljax.reward_stage import Candidate
 from paljax.storage import Table
 
@@ -188,6 +188,8 @@ def splits_table(prepared: Prepared) -> Table:
             "task": prepared.dataset.comparisons.task,
             "split": split.part,
             "arrival": split.arrival,
+            "chosen": prepared.dataset.comparisons.chosen,
+            "rejected": prepared.dataset.comparisons.rejected,
         },
         types={
             "row": pa.int64(),
@@ -195,6 +197,8 @@ def splits_table(prepared: Prepared) -> Table:
             "task": pa.int32(),
             "split": pa.string(),
             "arrival": pa.int32(),
+            "chosen": pa.int32(),
+            "rejected": pa.int32(),
         },
     )
 
@@ -219,7 +223,7 @@ def analysis(
             model: results[model]["calibration"] for model in dict.fromkeys((name, "bradley_terry"))
         },
         "population": np.asarray(trained.population).tolist(),
-        "attributes": list(prepared.dataset.attributes),
+        "attributes": list(attribute_names(prepared)),
         "effect_unit": EFFECT_UNIT,
         "shared_effects": shared["effects"],
         "prototypes": [

@@ -45,7 +45,7 @@ def run_reward_stage(config: Config, run_dir: Path) -> None:
     started = time.perf_counter()
     prepared = prepare(config, uses_prompts=config.model.name == "pal_b")
     runs.open_run(run_dir, config)
-    storage.write_table(run_dir / runs.SPLITS, reward_results.splits_table(prepared))
+    runs.record_splits(run_dir, reward_results.splits_table(prepared))
     fits = _fit(Fitting(config, prepared, run_dir, say, on_terminal()))
     fitted = time.perf_counter()
 
@@ -101,6 +101,8 @@ def _fit(fitting: Fitting) -> Fits:
     if name != BASELINE:
         wanted = config.model.num_prototypes
         numbers = config.selection.num_prototypes if wanted == "auto" else [wanted]
+        if not config.model.personal:
+            numbers = [1]
         candidates = [
             candidate
             for number in numbers
@@ -127,10 +129,11 @@ def _predictors(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Pre
     predictors[BASELINE] = _predict(prepared, fits.shared_final)
     predictors["constant"] = constant()
     features = _numbers(prepared)
-    if features.shape[1]:
+    if 0 < features.shape[1] <= baselines.MOST_ATTRIBUTES:
         comparisons, split = prepared.dataset.comparisons, prepared.split
         train = comparisons.select(split.rows("train"))
         validation = comparisons.select(split.rows("validation"))
+        validation = validation.select(~validation.tie)
         num_users = len(prepared.dataset.users)
         spread = baselines.best_spread(features, train, validation, num_users)
         parts = ("train", "validation") if config.selection.refit else ("train",)

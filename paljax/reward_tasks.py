@@ -22,7 +22,7 @@ from paljax.data.batches import (
     to_batch,
     training_rows,
 )
-from paljax.data.by_user import weighted_choices
+from paljax.data.by_user import one_over_total_weight, weighted_choices
 from paljax.data.dataset import Comparisons
 from paljax.data.episodes import plan_episodes, to_episode_batch
 from paljax.data.prepare import Prepared
@@ -138,8 +138,8 @@ def _episodes_task(
     comparisons, weights = weighted_choices(train)
     query_weights = weights
     if config.loss.weight_by_user:
-        totals = np.bincount(comparisons.user, weights=weights)
-        query_weights = (weights / totals[comparisons.user]).astype(np.float32)
+        scale = one_over_total_weight(comparisons, weights)
+        query_weights = (scale * weights).astype(np.float32)
     num_users = len(np.unique(comparisons.user))
     users_per_batch = min(section.users_per_batch, num_users)
     plan = partial(

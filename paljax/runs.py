@@ -6,12 +6,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 import paljax
 from paljax.config import Config, parse, read_yaml
 from paljax.errors import UserError
-from paljax.storage import is_draft, remove_drafts, write_text
+from paljax.storage import (
+    Table,
+    is_draft,
+    read_table,
+    remove_drafts,
+    write_table,
+    write_text,
+)
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -78,6 +86,26 @@ def open_run(folder: Path, config: Config) -> None:
     record = _record(config) | {"versions": versions()}
     text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
     write_text(folder / CONFIG, text)
+
+
+def record_splits(folder: Path, splits: Table) -> None:
+    """Write where every comparison went, or see that a run goes on with the comparisons it had.
+
+    Raises:
+        UserError: If the comparisons or their split have changed since the run began: what was
+            trained on could then be scored.
+    """
+    path = folder / SPLITS
+    if not path.exists():
+        write_table(path, splits)
+        return
+    held = read_table(path)
+    for name, values in splits.columns.items():
+        if held.get(name) != np.asarray(values).tolist():
+            raise UserError(
+                f"{path}: the comparisons are not those that the run began with (column {name!r} "
+                "differs); choose another --run-dir"
+            )
 
 
 def read_config(folder: Path) -> Config:

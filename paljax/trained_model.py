@@ -34,7 +34,6 @@ class TrainedModel(NamedTuple):
     item_encoder: Encoder
     prompt_encoder: Encoder | None
     user_weights: dict[str, NDArray[np.float32]]  # by user id, [K] each
-    training_rows: int  # comparisons that the model was fitted to
 
     def encode(self, dataset: Dataset) -> Tables:
         """Inputs of a data set's items and prompts, as the model was trained to read them."""
@@ -49,7 +48,6 @@ def save_model(run_dir: Path, trained: Trained, prepared: Prepared) -> None:
         "prior_strength": trained.prior_strength,
         "item_encoder": prepared.item_encoder.to_json(),
         "prompt_encoder": None if prompt_encoder is None else prompt_encoder.to_json(),
-        "training_rows": len(prepared.split.rows("train", "validation")),
     }
     with Checkpoints(run_dir / runs.CHECKPOINTS / FINAL) as checkpoints:
         if checkpoints.latest() is None:
@@ -76,7 +74,7 @@ def load_model(run_dir: Path) -> TrainedModel:
         prompt_encoder = record["prompt_encoder"] and encoder_from_json(record["prompt_encoder"])
         model = build_model(config, record["num_prototypes"], item_encoder, prompt_encoder)
         like = jax.eval_shape(lambda: _initial(model, item_encoder, prompt_encoder))
-        prior_strength, training_rows = float(record["prior_strength"]), record["training_rows"]
+        prior_strength = float(record["prior_strength"])
     except KeyError as error:
         raise UserError(f"{run_dir / runs.MODEL}: damaged: key {error} is missing") from None
     except (TypeError, ValueError) as error:
@@ -100,7 +98,6 @@ def load_model(run_dir: Path) -> TrainedModel:
         item_encoder=item_encoder,
         prompt_encoder=prompt_encoder,
         user_weights=user_weights,
-        training_rows=training_rows,
     )
 
 

@@ -18,7 +18,7 @@ LAYERS = [
     ["predictions", "learners"],
     ["checkpoints", "config", "storage", "evaluation", "loop", "commands"],
     ["data.prepare", "runs", "predictors"],
-    ["baselines", "prototypes", "reward_stage", "figures", "reporting"],
+    ["baselines", "prototypes", "reward_tasks", "reward_stage", "figures", "reporting"],
     ["reward_results", "trained_model", "report"],
     ["reward_run"],
     ["train", "adapt", "evaluate", "score"],

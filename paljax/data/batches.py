@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import NDArray
 
+from paljax.data.by_user import one_over_total_weight
 from paljax.data.dataset import Comparisons
 from paljax.models import Inputs, gather
 
@@ -96,7 +97,7 @@ def training_rows(
     user, weight = comparisons.user, comparisons.weight.astype(np.float64)
     scale = np.ones(len(user))
     if weight_by_user:
-        scale = 1 / np.bincount(user, weights=weight)[user]
+        scale = one_over_total_weight(comparisons, weight)
     scale = scale / np.mean(scale * weight)
     return Rows(
         comparisons=comparisons,
@@ -198,6 +199,8 @@ def _order(
     steps = steps_per_epoch(num_rows, batch_size)
     order = np.zeros(steps * batch_size, np.int64)
     order[:num_rows] = np.random.default_rng((seed, epoch)).permutation(num_rows)
+    # Padding repeats a row of its own batch: any other would bring in a user who is not there.
+    order[num_rows:] = order[num_rows - 1]
     present = np.arange(order.size) < num_rows
     return order.reshape(steps, batch_size), present.reshape(steps, batch_size)
 

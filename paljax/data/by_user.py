@@ -24,6 +24,12 @@ def weighted_choices(comparisons: Comparisons) -> tuple[Comparisons, NDArray[np.
     return both, np.where(both.tie, both.weight / 2, both.weight).astype(np.float32)
 
 
+def one_over_total_weight(comparisons: Comparisons, weights: NDArray[Any]) -> NDArray[np.float64]:
+    """For every comparison, one over its user's total weight; 1 where the total is zero."""
+    totals = np.bincount(comparisons.user, weights=weights)
+    return np.asarray((1 / np.where(totals > 0, totals, 1))[comparisons.user])
+
+
 def rows_by_user(
     comparisons: Comparisons, weights: NDArray[np.float32], num_users: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

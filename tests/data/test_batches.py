@@ -51,8 +51,15 @@ def test_an_epoch_has_every_comparison_once_with_its_items_prompt_and_user():
 def test_users_are_distinct_and_sorted_and_padding_is_no_user():
     for users in plan().users:
         assert np.all(np.diff(users) > 0)
-        real = users[users < NUM_USERS]
-        assert len(real) >= 1
+
+
+def test_a_batch_lists_the_users_of_its_comparisons_and_no_other():
+    made, given = plan(), rows().comparisons
+    assert not made.present[-1].all()
+    for step in range(len(made.users)):
+        present = made.weight[step][made.present[step]].astype(int)
+        listed = made.users[step][made.users[step] < NUM_USERS]
+        assert set(listed) == set(given.user[present])
 
 
 def test_items_are_listed_once_in_a_batch():

@@ -146,10 +146,11 @@ def test_an_epoch_has_every_user_once_with_the_users_rows_and_weights(users_per_
 
 def test_padding_has_weight_zero():
     """Seven users in steps of three leave two empty places; the longest user has nine rows."""
-    made = plan()
-    counts = np.sort(((made.support > 0) | (made.query > 0)).sum(axis=2).ravel())
-    np.testing.assert_array_equal(counts, [0, 0, *sorted(sum(t) for t in TASKS.values())])
-    assert np.count_nonzero(made.support * made.query) == 0
+    for epoch in range(5):
+        made = plan(epoch)
+        counts = np.sort(((made.support > 0) | (made.query > 0)).sum(axis=2).ravel())
+        np.testing.assert_array_equal(counts, [0, 0, *sorted(sum(t) for t in TASKS.values())])
+        assert np.count_nonzero(made.support * made.query) == 0
 
 
 def test_the_order_of_users_changes_with_the_epoch():
