@@ -1,13 +1,16 @@
 """Checkpoints of a fit, written by Orbax in the background; no pickle is ever read."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
+
+from paljax.errors import UserError
 
 
 class DamagedError(Exception):
@@ -28,8 +31,13 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, number: int, state: Any) -> None:
-        """Copy the state and write it in the background, whole or not at all."""
-        self._manager.save(number, args=ocp.args.StandardSave(state))
+        """Copy the state and write it in the background, whole or not at all.
+
+        Raises:
+            UserError: If this checkpoint, or the one before, can't be written.
+        """
+        with self._written():
+            self._manager.save(number, args=ocp.args.StandardSave(state))
 
     def latest(self) -> int | None:
         """Number of the newest whole checkpoint."""
@@ -79,5 +87,18 @@ class Checkpoints:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            with self._written():
+                self._manager.wait_until_finished()
+                self._manager.close()
+        except UserError:
+            if error is None:
+                raise  # else what went wrong first is told
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax passes on whatever its writers raise
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{self._folder}: a checkpoint can't be written: {reason}") from None

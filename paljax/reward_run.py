@@ -16,6 +16,7 @@ from paljax.models import PreferenceModel, VectorInputs
 from paljax.predictors import Predictor, constant, predict_with
 from paljax.report import write_report
 from paljax.reward_stage import Candidate, Fitting, best_of, build_model, fit_candidates, refit
+from paljax.stopwatch import timing
 from paljax.trained_model import save_model
 
 BASELINE = "bradley_terry"
@@ -46,7 +47,8 @@ def run_reward_stage(config: Config, run_dir: Path) -> None:
     prepared = prepare(config, uses_prompts=config.model.name == "pal_b")
     runs.open_run(run_dir, config)
     runs.record_splits(run_dir, reward_results.splits_table(prepared))
-    fits = _fit(Fitting(config, prepared, run_dir, say, on_terminal()))
+    fitting = Fitting(config, prepared, run_dir, say, on_terminal(), paces=[])
+    fits = _fit(fitting)
     fitted = time.perf_counter()
 
     users = reward_results.all_weights(prepared, fits.final)
@@ -61,7 +63,7 @@ def run_reward_stage(config: Config, run_dir: Path) -> None:
     analysis = reward_results.analysis(
         name, trained, fits.shared_final.trained, prepared, users, results
     )
-    timing = {"train_s": fitted - started, "evaluate_s": time.perf_counter() - fitted}
+    ended = time.perf_counter()
     metrics: dict[str, Any] = {
         "model": name,
         "parameters": reward_results.count_parameters(trained),
@@ -78,7 +80,7 @@ def run_reward_stage(config: Config, run_dir: Path) -> None:
         "selection": reward_results.selection(fits.candidates, fits.chosen),
         "groups": scored.grouped_by,
         "data": reward_results.data_counts(prepared),
-        "timing": timing,
+        "timing": timing(fitting.paces) | {"fit_s": fitted - started, "evaluate_s": ended - fitted},
     }
     save_model(run_dir, trained, prepared)
     storage.write_json(run_dir / runs.ANALYSIS, analysis)

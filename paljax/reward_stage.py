@@ -3,7 +3,6 @@
 Test and unseen users' comparisons are read only after everything is chosen.
 """
 
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +25,7 @@ from paljax.predictions import encode, pair, pair_margins
 from paljax.predictors import Trained, join
 from paljax.reward_tasks import Fitted, task_for
 from paljax.runs import CHECKPOINTS, METRICS_LOG, MetricsLog
+from paljax.stopwatch import Pace, Stopwatch
 
 
 class Candidate(NamedTuple):
@@ -47,6 +47,7 @@ class Fitting(NamedTuple):
     run_dir: Path
     say: Callable[[str], None]
     progress_bar: bool
+    paces: list[Pace]  # of the fits so far; each adds its own
 
 
 def build_model(
@@ -123,18 +124,20 @@ def _fit(
 ) -> Progress:
     task = task_for(fitting.config, fitting.prepared, name, model, train, validation, epochs=epochs)
     with Checkpoints(fitting.run_dir / CHECKPOINTS / name.replace(" ", "_")) as checkpoints:
-        started = time.perf_counter()
+        watch = Stopwatch(MetricsLog(fitting.run_dir / METRICS_LOG))
         progress = fit(
             task,
             jax.random.key(fitting.config.seed),
             checkpoints=checkpoints,
-            log=MetricsLog(fitting.run_dir / METRICS_LOG),
+            log=watch,
             say=fitting.say,
             progress_bar=fitting.progress_bar,
         )
+    pace = watch.pace(len(train.user))
+    fitting.paces.append(pace)
     fitting.say(
         f"{name}: {int(progress.epoch)} epochs, best {int(progress.best_epoch)}, "
-        f"{time.perf_counter() - started:.1f} s"
+        f"{pace.train_s:.1f} s and {pace.compile_s:.1f} s to compile"
     )
     return progress
 

@@ -17,6 +17,7 @@ LAYERS = [
     ["data"],
     ["predictions", "learners"],
     ["checkpoints", "config", "storage", "evaluation", "loop", "commands"],
+    ["stopwatch"],
     ["data.prepare", "runs", "predictors"],
     ["baselines", "prototypes", "reward_tasks", "reward_stage", "figures", "reporting"],
     ["reward_results", "trained_model", "report"],

@@ -192,6 +192,8 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(tmp_path):
     assert "can't be read" in damaged
     assert "\n" not in damaged
     assert re.fullmatch(r"toy: continues after epoch \d+", goes_on)
+    # What was done again has taken the damaged one's place.
+    assert fitted(tmp_path, task())[2] == [f"toy: continues after epoch {len(records)}"]
 
 
 def test_where_all_checkpoints_are_damaged_it_starts_anew(tmp_path):

@@ -250,6 +250,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, x64: None) -> No
     margins, mask = problem(users=150)
     whole = fit(margins, mask)
     monkeypatch.setattr(simplex, "NUMBERS_PER_BLOCK", 1)
+    monkeypatch.setattr(simplex, "LEAST_BLOCK", 16)
     jax.clear_caches()
     in_blocks = fit(margins, mask)
     gradient = jax.grad(lambda m: jnp.sum(fit(m, mask).weights ** 2))(margins)
