@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -737,26 +736,15 @@ CASES = [*CONFIGURATIONS, *MISFITS, *FILES, *RUN_DIRS, *RUNS, *INPUTS]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, quick_compilation):
     """A folder as every case finds it."""
     folder = tmp_path_factory.mktemp("finished")
     put(folder, {"votes.jsonl": votes(), "config.yaml": CONFIG})
     put(folder, {"items.jsonl": [{"user_id": "u1", "response": [1.0, 2.0, 3.0]}]})
-    # Compiling is most of the time here: without optimization, and each program once.
-    cache = str(tmp_path_factory.mktemp("compiled"))
-    quick = {"jax_compilation_cache_dir": cache, "jax_disable_most_optimizations": True}
-    before = {name: jax.config.values[name] for name in quick}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", cache)
-        for name, value in quick.items():
-            jax.config.update(name, value)
-        try:
-            assert run("train --config config.yaml --run-dir run") == 0
-            yield folder
-        finally:
-            for name, value in before.items():
-                jax.config.update(name, value)
+        assert run("train --config config.yaml --run-dir run") == 0
+        yield folder
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -27,16 +26,7 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs(tmp_path_factory):
-    """Runs of one model share their compiled programs; nothing goes to the home folder."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    before = jax.config.jax_compilation_cache_dir
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
-        jax.config.update("jax_compilation_cache_dir", folder)
-        yield
-        jax.config.update("jax_compilation_cache_dir", before)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def rows(case):

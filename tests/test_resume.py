@@ -73,6 +73,7 @@ def cache(tmp_path_factory):
 
 def start(config, run_dir, cache):
     settings = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
+    settings["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling is most of the time here
     return subprocess.Popen(
         [sys.executable, "-m", "paljax.train", "--config", config, "--run-dir", run_dir],
         env=os.environ | settings,
