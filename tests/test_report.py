@@ -600,7 +600,7 @@ def test_other_paths_are_no_runs(make, message, tmp_path):
 def test_report_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
     run = write_run(tmp_path / "run", K=1, users=20)
     monkeypatch.setattr("paljax.report.render", lambda runs: "the page")
-    with pytest.raises(UserError, match=r"missing/r\.html: the report cannot be written: No such"):
+    with pytest.raises(UserError, match=r"missing/r\.html: can't be written \(No such"):
         write_report([run], tmp_path / "missing" / "r.html")
 
     def full(*_):
