@@ -30,8 +30,8 @@ def adapt(options: argparse.Namespace) -> None:
     from paljax import storage
     from paljax.data import files
     from paljax.errors import about
-    from paljax.predictors import join
-    from paljax.trained_model import load_model
+    from paljax.reward.predictors import join
+    from paljax.reward.trained_model import load_model
 
     cache_compilations()
     storage.require_table_suffix(options.out)

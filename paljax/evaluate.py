@@ -10,7 +10,7 @@ from paljax.commands import cache_compilations, column_mapping, run_command, say
 
 if TYPE_CHECKING:
     from paljax.data.dataset import Dataset
-    from paljax.trained_model import TrainedModel
+    from paljax.reward.trained_model import TrainedModel
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +41,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from paljax.errors import UserError, about
     from paljax.evaluation import score
     from paljax.predictions import comparison_margins, encode
-    from paljax.trained_model import weights_for
+    from paljax.reward.trained_model import weights_for
 
     cache_compilations()
     model, columns = _load(options.run), column_mapping(options.column)
@@ -77,13 +77,13 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def _load(run: Path) -> "TrainedModel":
-    from paljax.trained_model import load_model
+    from paljax.reward.trained_model import load_model
 
     return load_model(run)
 
 
 def _joined_weights(model: "TrainedModel", support: "Dataset") -> dict[str, Any]:
-    from paljax.predictors import join
+    from paljax.reward.predictors import join
 
     fitted = join(model.trained, model.encode(support), support.comparisons, len(support.users))
     return dict(zip(support.users, fitted.weights, strict=True))

@@ -31,7 +31,7 @@ def score(options: argparse.Namespace) -> None:
     from paljax import storage
     from paljax.data import files
     from paljax.errors import about
-    from paljax.trained_model import item_rewards, load_model, weights_for
+    from paljax.reward.trained_model import item_rewards, load_model, weights_for
 
     cache_compilations()
     storage.require_table_suffix(options.out)

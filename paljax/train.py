@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def train(options: argparse.Namespace) -> None:
     """Run the command."""
     from paljax import config, runs
-    from paljax.reward_run import run_reward_stage
+    from paljax.reward.run import run
 
     cache_compilations()
     settings = config.load(options.config, options.overrides)
@@ -44,7 +44,7 @@ def train(options: argparse.Namespace) -> None:
     if (run_dir / runs.REPORT).exists():
         say(f"{run_dir}: this run is finished; --run-dir names a new one")
     else:
-        run_reward_stage(settings, run_dir)
+        run(settings, run_dir)
     say(f"report: {run_dir / runs.REPORT}")
 
 

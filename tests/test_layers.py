@@ -18,10 +18,9 @@ LAYERS = [
     ["predictions", "learners"],
     ["checkpoints", "config", "storage", "evaluation", "loop", "commands"],
     ["stopwatch"],
-    ["data.prepare", "runs", "predictors"],
-    ["baselines", "prototypes", "reward_tasks", "reward_stage", "figures", "reporting"],
-    ["reward_results", "trained_model", "report"],
-    ["reward_run"],
+    ["data.prepare", "runs", "figures", "reporting"],
+    ["report"],
+    ["reward"],
     ["train", "adapt", "evaluate", "score"],
 ]
 KERNELS_MAY_IMPORT = {"collections", "functools", "math", "typing", "jax", "jaxtyping", "numpy"}

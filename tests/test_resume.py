@@ -15,7 +15,7 @@ import yaml
 
 from paljax import runs
 from paljax.config import load
-from paljax.trained_model import load_model
+from paljax.reward.trained_model import load_model
 
 EPOCHS = 10
 LEARNERS = {

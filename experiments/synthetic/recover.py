@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paljax.data.builders import load_synthetic_truth
+from paljax.reward.trained_model import load_model
 from paljax.runs import USERS, read_config
 from paljax.storage import read_table
-from paljax.trained_model import load_model
 
 
 def adjusted_rand_index(left: NDArray[np.int64], right: NDArray[np.int64]) -> float:

@@ -15,7 +15,7 @@ from paljax.data.dataset import Comparisons, Table
 from paljax.data.encoders import content
 from paljax.data.prepare import Prepared
 from paljax.models import Inputs, VectorInputs, gather
-from paljax.predictors import Trained
+from paljax.reward.predictors import Trained
 
 # Items that an effect is averaged over, and that are listed as most and least preferred.
 SAMPLE_SIZE = 4096

@@ -22,8 +22,8 @@ from paljax.evaluation import correctness
 from paljax.loop import Progress, fit
 from paljax.models import PreferenceModel
 from paljax.predictions import encode, pair, pair_margins
-from paljax.predictors import Trained, join
-from paljax.reward_tasks import Fitted, task_for
+from paljax.reward.predictors import Trained, join
+from paljax.reward.tasks import Fitted, task_for
 from paljax.runs import CHECKPOINTS, METRICS_LOG, MetricsLog
 from paljax.stopwatch import Pace, Stopwatch
 

@@ -20,8 +20,8 @@ from paljax.data.files import Responses
 from paljax.data.prepare import Prepared, encode_tables
 from paljax.errors import UserError
 from paljax.models import PreferenceModel
-from paljax.predictors import Trained
-from paljax.reward_stage import build_model
+from paljax.reward.fits import build_model
+from paljax.reward.predictors import Trained
 
 FINAL = "final"
 

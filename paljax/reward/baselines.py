@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from paljax.data.by_user import rows_by_user, weighted_choices
 from paljax.data.dataset import Comparisons
 from paljax.kernels import log_choice
-from paljax.predictors import Margins, Predictor
+from paljax.reward.predictors import Margins, Predictor
 
 # Standard deviations of attribute weights that validation data choose from, in nats a spread.
 PRIOR_SPREADS = (0.25, 0.5, 1.0, 2.0, 4.0)

@@ -12,9 +12,9 @@ from paljax.config import Config
 from paljax.data.dataset import Comparisons
 from paljax.data.prepare import Prepared
 from paljax.evaluation import Scores, accuracy_by_user, accuracy_gain, calibration, score
-from paljax.predictors import Predictor, Trained, join
-from paljax.prototypes import EFFECT_UNIT, attribute_names, describe
-from paljax.reward_stage import Candidate
+from paljax.reward.fits import Candidate
+from paljax.reward.predictors import Predictor, Trained, join
+from paljax.reward.prototypes import EFFECT_UNIT, attribute_names, describe
 from paljax.storage import Table
 
 

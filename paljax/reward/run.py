@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from paljax import baselines, reward_results, runs, storage
+from paljax import runs, storage
 from paljax.commands import on_terminal, say
 from paljax.config import Config
 from paljax.data.prepare import Prepared, prepare
 from paljax.models import PreferenceModel, VectorInputs
-from paljax.predictors import Predictor, constant, predict_with
 from paljax.report import write_report
-from paljax.reward_stage import Candidate, Fitting, best_of, build_model, fit_candidates, refit
+from paljax.reward import baselines, results
+from paljax.reward.fits import Candidate, Fitting, best_of, build_model, fit_candidates, refit
+from paljax.reward.predictors import Predictor, constant, predict_with
+from paljax.reward.trained_model import save_model
 from paljax.stopwatch import timing
-from paljax.trained_model import save_model
 
 BASELINE = "bradley_terry"
 
@@ -32,7 +33,7 @@ class Fits(NamedTuple):
     shared_final: Candidate
 
 
-def run_reward_stage(config: Config, run_dir: Path) -> None:
+def run(config: Config, run_dir: Path) -> None:
     """Run the reward stage; the run directory is made when the data are known to be good.
 
     Args:
@@ -46,48 +47,44 @@ def run_reward_stage(config: Config, run_dir: Path) -> None:
     started = time.perf_counter()
     prepared = prepare(config, uses_prompts=config.model.name == "pal_b")
     runs.open_run(run_dir, config)
-    runs.record_splits(run_dir, reward_results.splits_table(prepared))
+    runs.record_splits(run_dir, results.splits_table(prepared))
     fitting = Fitting(config, prepared, run_dir, say, on_terminal(), paces=[])
     fits = _fit(fitting)
     fitted = time.perf_counter()
 
-    users = reward_results.all_weights(prepared, fits.final)
-    scored = reward_results.scored_parts(prepared, users)
+    users = results.all_weights(prepared, fits.final)
+    scored = results.scored_parts(prepared, users)
     predictors = _predictors(config, prepared, fits)
-    results = reward_results.score_predictors(config, prepared, scored, predictors)
-    before_refit = reward_results.score_predictors(
+    scores = results.score_predictors(config, prepared, scored, predictors)
+    before_refit = results.score_predictors(
         config, prepared, scored, _before_refit(config, prepared, fits)
     )
 
     name, trained = config.model.name, fits.final.trained
-    analysis = reward_results.analysis(
-        name, trained, fits.shared_final.trained, prepared, users, results
-    )
+    analysis = results.analysis(name, trained, fits.shared_final.trained, prepared, users, scores)
     ended = time.perf_counter()
     metrics: dict[str, Any] = {
         "model": name,
-        "parameters": reward_results.count_parameters(trained),
-        **{key: results[name][key] for key in ("test", "unseen", "gain") if key in results[name]},
+        "parameters": results.count_parameters(trained),
+        **{key: scores[name][key] for key in ("test", "unseen", "gain") if key in scores[name]},
         "baselines": {
             other: {key: result[key] for key in ("test", "unseen")}
-            for other, result in results.items()
+            for other, result in scores.items()
             if other != name or name == BASELINE
         },
         "before_refit": {
             other: {key: result[key] for key in ("test", "unseen")}
             for other, result in before_refit.items()
         },
-        "selection": reward_results.selection(fits.candidates, fits.chosen),
+        "selection": results.selection(fits.candidates, fits.chosen),
         "groups": scored.grouped_by,
-        "data": reward_results.data_counts(prepared),
+        "data": results.data_counts(prepared),
         "timing": timing(fitting.paces) | {"fit_s": fitted - started, "evaluate_s": ended - fitted},
     }
     save_model(run_dir, trained, prepared)
     storage.write_json(run_dir / runs.ANALYSIS, analysis)
-    user_accuracy = results[name]["user_accuracy"]
-    storage.write_table(
-        run_dir / runs.USERS, reward_results.users_table(prepared, users, user_accuracy)
-    )
+    user_accuracy = scores[name]["user_accuracy"]
+    storage.write_table(run_dir / runs.USERS, results.users_table(prepared, users, user_accuracy))
     storage.write_json(run_dir / runs.METRICS, metrics)
     write_report([run_dir], run_dir / runs.REPORT)
     for line in _summary(metrics):
