@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def cache_compilations() -> None:
     # By default JAX stores only what took a second to compile, which no step here does.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    # A cache that can't be used costs time and nothing else; a full disk is told where it matters.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation")
 
 
 def run_command(

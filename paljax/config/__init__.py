@@ -1,0 +1,18 @@
+"""The configuration of a run: YAML, typed, every key checked, mistakes told in one line."""
+
+from paljax.config.data import ColumnSplits, FileData, RandomSplits
+from paljax.config.reading import load, parse, read_yaml
+from paljax.config.reward import Config, EpisodesLearner
+from paljax.config.sections import OptimizerSection
+
+__all__ = [
+    "ColumnSplits",
+    "Config",
+    "EpisodesLearner",
+    "FileData",
+    "OptimizerSection",
+    "RandomSplits",
+    "load",
+    "parse",
+    "read_yaml",
+]

@@ -1,0 +1,142 @@
+"""The configuration of a reward run."""
+
+import inspect
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from annotated_types import Ge, MinLen
+from pydantic import Field, model_validator
+
+from paljax.config.data import DataSection, RandomSplits, SplitsSection
+from paljax.config.sections import (
+    LossSection,
+    OptimizerSection,
+    Section,
+    Seed,
+    TrainingSection,
+    section_of,
+)
+from paljax.data.encoders import EncoderConfig, Numbers
+from paljax.errors import nearest
+from paljax.models import MODELS, bradley_terry
+from paljax.ranges import Count, PositiveFloat, PositiveInt
+
+SharedSection = section_of(bradley_terry, "bradley_terry")
+
+
+def _model_section(name: str) -> type[Section]:
+    function = MODELS[name]
+    if "num_prototypes" not in inspect.signature(function).parameters:
+        return section_of(function, name)
+    return section_of(
+        function,
+        name,
+        num_prototypes=(PositiveInt | Literal["auto"], "auto"),
+        # The reward that all users share; null leaves it out.
+        shared=(SharedSection | None, Field(default_factory=SharedSection)),
+        # false switches the prototypes off; what remains is the shared reward.
+        personal=(bool, True),
+    )
+
+
+if TYPE_CHECKING:
+    ModelSection = Any  # made from the registry; its keys are a model's keyword arguments
+else:
+    ModelSection = Annotated[
+        Union[tuple(_model_section(name) for name in MODELS)],  # noqa: UP007  (of a tuple)
+        Field(discriminator="name"),
+    ]
+
+
+class GradientLearner(Section):
+    """Users' weights are parameters; any model."""
+
+    name: Literal["gradient"] = "gradient"
+
+
+class EpisodesLearner(Section):
+    """Users' weights are solved on part of their choices; models linear in the weights."""
+
+    name: Literal["episodes"] = "episodes"
+    users_per_batch: PositiveInt = 128
+    most_comparisons: PositiveInt = 64  # of a user in one episode
+
+
+class SelectionSection(Section):
+    """What validation data choose."""
+
+    num_prototypes: Annotated[list[PositiveInt], MinLen(1)] = [1, 2, 4, 8]  # for `auto`
+    prior_strength: Annotated[list[PositiveFloat], MinLen(1)] = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
+    refit: bool = True  # train once more on training and validation data, as selected
+
+
+class EvaluationSection(Section):
+    """How a run is scored."""
+
+    shots: Annotated[list[Count], MinLen(1)] = [0, 1, 2, 5, 10, 20]
+    resamples: Annotated[int, Ge(100)] = 1000
+
+
+class Config(Section):
+    """All of a run. `versions` is written by paljax and ignored when read."""
+
+    stage: Literal["reward"] = "reward"
+    seed: Seed = 0
+    data: DataSection
+    splits: SplitsSection = Field(default_factory=RandomSplits)
+    encoder: Annotated[list[Annotated[EncoderConfig, Field(discriminator="name")]], MinLen(1)] = [
+        Numbers()
+    ]
+    prompt_encoder: Annotated[
+        list[Annotated[EncoderConfig, Field(discriminator="name")]], MinLen(1)
+    ] = [Numbers()]
+    model: ModelSection
+    loss: LossSection = Field(default_factory=LossSection)
+    learner: Annotated[GradientLearner | EpisodesLearner, Field(discriminator="name")] = Field(
+        default_factory=GradientLearner
+    )
+    prior_strength: PositiveFloat = 2.0  # λ in training, pseudo-comparisons; episodes start there
+    optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
+    training: TrainingSection = Field(default_factory=TrainingSection)
+    selection: SelectionSection = Field(default_factory=SelectionSection)
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    versions: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _model_has_a_reward(self) -> Self:
+        model = self.model
+        if not getattr(model, "personal", True) and model.shared is None:
+            raise ValueError(
+                "model.personal: false leaves the shared reward alone, and model.shared is null; "
+                "set model.personal to true or give model.shared"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _learner_fits_model(self) -> Self:
+        if isinstance(self.learner, EpisodesLearner):
+            for key, value, choices in _not_linear(self.model):
+                raise ValueError(
+                    f"model.{key}: {value!r} does not go with learner.name 'episodes', whose "
+                    f"margins must be linear in the users' weights; {nearest('', choices)}, or "
+                    "learner.name 'gradient'"
+                )
+        return self
+
+
+def _not_linear(section: Any) -> Iterator[tuple[str, str, list[str]]]:
+    """Keys by which a model's margins are not linear in the weights, and the values that do."""
+    function = MODELS[section.name]
+    if "num_prototypes" not in inspect.signature(function).parameters:
+        return
+
+    def is_linear(key: str, value: str) -> bool:
+        return function(num_prototypes=2, **{key: value}).prototype_rewards is not None
+
+    for key, parameter in inspect.signature(function).parameters.items():
+        choices = get_args(parameter.annotation)
+        if get_origin(parameter.annotation) is Literal and not is_linear(
+            key, getattr(section, key)
+        ):
+            linear = [choice for choice in choices if is_linear(key, choice)]
+            yield key, getattr(section, key), linear

@@ -1,0 +1,103 @@
+"""Sections that stages share: what a section is, the loss, the optimiser, how long to train.
+
+Sections that name a function take the function's keyword arguments as their keys, so a new model or
+loss is configured without a change here.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+
+from paljax.errors import nearest
+from paljax.learners.losses import LOSSES
+from paljax.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+
+Share = Annotated[float, Ge(0), Lt(1)]
+PositiveShare = Annotated[float, Gt(0), Le(1)]
+Seed = Annotated[int, Ge(0), Lt(2**32)]
+
+
+class Section(BaseModel):
+    """A section of the configuration; a key that it does not have is an error."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def section_of(function: Callable[..., Any], name: str, **replaced: Any) -> type[Section]:
+    """The section whose keys are the keyword arguments of a function.
+
+    Args:
+        function: Its annotations are the types, its defaults the defaults.
+        name: The value of the key `name`, which chooses the function.
+        **replaced: Fields that are added or whose (type, default) differ from the function's.
+
+    Returns:
+        The section's class.
+    """
+    fields: dict[str, Any] = {"name": (Literal[name], name)}
+    for key, parameter in inspect.signature(function).parameters.items():
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[key] = (parameter.annotation, default)
+    made: type[Section] = create_model(f"{name}_section", __base__=Section, **(fields | replaced))
+    return made
+
+
+class LossSection(Section):
+    """The loss on margins."""
+
+    name: str = "logistic"
+    label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0
+    weight_by_user: bool = False
+
+    @model_validator(mode="after")
+    def _known_loss(self) -> Self:
+        if self.name not in LOSSES:
+            raise ValueError(f"loss.name: unknown loss {self.name!r}; {nearest(self.name, LOSSES)}")
+        return self
+
+
+class ByGroup(Section):
+    """One number a parameter group."""
+
+    networks: NonNegativeFloat
+    prototypes: NonNegativeFloat
+    scale: NonNegativeFloat
+    user_weights: NonNegativeFloat
+
+
+class LearningRates(ByGroup):
+    networks: NonNegativeFloat = 3e-3
+    prototypes: NonNegativeFloat = 3e-3
+    scale: NonNegativeFloat = 3e-3
+    user_weights: NonNegativeFloat = 3e-2
+
+
+class WeightDecays(ByGroup):
+    networks: NonNegativeFloat = 1e-4
+    prototypes: NonNegativeFloat = 0.0
+    scale: NonNegativeFloat = 0.0
+    user_weights: NonNegativeFloat = 0.0
+
+
+class OptimizerSection(Section):
+    """AdamW by parameter group; user rows are updated lazily."""
+
+    learning_rate: LearningRates = Field(default_factory=LearningRates)
+    weight_decay: WeightDecays = Field(default_factory=WeightDecays)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_fraction: Share = 0.05
+    clip_norm: PositiveFloat | None = 1.0
+    beta1: Probability = 0.9
+    beta2: Probability = 0.999
+
+
+class TrainingSection(Section):
+    """How long to train, and when to look and to save."""
+
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = 256
+    patience: PositiveInt | None = 20  # epochs without a better validation loss; null: never stop
+    checkpoint_every: PositiveInt = 10  # epochs
