@@ -101,14 +101,32 @@ def accuracy_gain(
     Returns:
         accuracy, the gain, and its 95 % interval.
     """
-    _, user = np.unique(users, return_inverse=True)
     difference = correctness(margins) - correctness(baseline_margins)
-    sums, counts = np.bincount(user, weights=difference), np.bincount(user).astype(np.float64)
+    gain, interval = mean_over_users(difference, users, resamples=resamples, seed=seed)
+    return {"accuracy": gain, "interval": interval}
+
+
+def mean_over_users(
+    values: NDArray[Any], users: NDArray[Any], *, resamples: int, seed: int
+) -> tuple[float, list[float]]:
+    """Mean of values of comparisons, with its 95 % interval by bootstrap over users.
+
+    Args:
+        values: One value a comparison, shape [n].
+        users: User of every comparison, shape [n].
+        resamples: R.
+        seed: Of the resampling.
+
+    Returns:
+        The mean over comparisons, and the ends of the interval.
+    """
+    _, user = np.unique(users, return_inverse=True)
+    sums, counts = np.bincount(user, weights=values), np.bincount(user).astype(np.float64)
     copies = np.random.default_rng(seed).multinomial(
         len(counts), np.full(len(counts), 1 / len(counts)), size=resamples
     )
     interval = np.percentile((copies @ sums) / (copies @ counts), INTERVAL)
-    return {"accuracy": float(difference.mean()), "interval": [float(end) for end in interval]}
+    return float(np.mean(values)), [float(end) for end in interval]
 
 
 def calibration(margins: NDArray[Any]) -> list[dict[str, float]]:

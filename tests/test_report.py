@@ -83,6 +83,19 @@ def metrics_of(rng, K, accuracy):
         "timing": {"compile_s": 4.31, "train_s": 21.7, "comparisons_per_s": 812345.6},
         "selection": {"num_prototypes": K, "prior_strength": 1.0, "candidates": candidates},
         "data": {"n": 12924, "ties": 37, "dropped": {"chosen equal to rejected": 12}},
+        "audit": {
+            "label_swap": {"accuracy": 1 - accuracy, "expected": 1 - accuracy, "n": 2584},
+            "shuffled_users": {
+                "accuracy": 0.62,
+                "gain": {"accuracy": -0.0921, "interval": [-0.1134, -0.0712]},
+                "n": 2584,
+            },
+            "format_probe": {"accuracy": 0.5123, "interval": [0.4911, 0.5342], "n": 2584},
+            "flip_rate": {"rate": 0.4321, "interval": [0.4011, 0.4655], "n": 740},
+            "overlap": {"train_test": 0, "support_query": 0},
+            "repeated_pairs": {"n": 17, "accuracy_on_others": 0.8613},
+            "ties": {"train": 20, "test": 13, "query": 4},
+        },
         "groups": "prototype",
     }
 
@@ -227,7 +240,7 @@ def test_every_section_is_on_the_page(page):
     titles = re.findall(r"<h2>(.*?)</h2>", page)
     assert titles == [
         "PAL against baselines", "New people", "What the prototypes want", "People in weight space",
-        "Learning curves", "Calibration", "By strongest prototype", "The run",
+        "Learning curves", "Calibration", "By strongest prototype", "Audit", "The run",
     ]  # fmt: skip
     assert page.count("<svg") == 7
     assert page.count("<figcaption>") == 7
@@ -280,6 +293,21 @@ def test_chosen_setting_is_marked_once(page):
 def test_accuracy_before_the_refit_is_kept(page):
     rows = table_rows(page, "Before the last fit")
     assert rows[1:] == [["PAL", "84.1 % [82.9, 85.4]"]]
+
+
+def test_the_audit_says_what_was_found_and_what_was_wanted(page):
+    rows = table_rows(page, "Checks of the accuracy above")
+    assert [row[1] for row in rows[1:]] == [
+        "13.6 %",
+        "\N{MINUS SIGN}9.2 points [\N{MINUS SIGN}11.3, \N{MINUS SIGN}7.1] over the shared reward",
+        "51.2 % [49.1, 53.4]",
+        "43.2 % [40.1, 46.6]",
+        "0",
+        "17",
+        "17",
+    ]
+    assert rows[1][2] == "13.6 %: one minus the accuracy"
+    assert rows[6][2] == "few; accuracy on the others: 86.1 %"
 
 
 def test_group_accuracies_come_from_the_users_table(run_dir, page):

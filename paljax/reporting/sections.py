@@ -6,6 +6,7 @@ import numpy as np
 
 from paljax import figures
 from paljax.reporting import page
+from paljax.reporting.audit import audit
 from paljax.reporting.drawing import GRID, HALF_WIDTH, SERIES, Estimate, percent
 from paljax.reporting.page import Html
 from paljax.reporting.prototypes import prototypes, weight_space
@@ -36,6 +37,7 @@ def run_part(run: Run, title: str, kicker: str, prefix: str) -> Html:
         _learning(run, prefix),
         _calibration(run, prefix),
         _groups(run, prefix),
+        audit(run),
         run_table(run),
     ]
     return Html(f"<article>\n{page.join([part for part in sections if part])}\n</article>")

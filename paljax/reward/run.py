@@ -15,6 +15,7 @@ from paljax.data.prepare import Prepared, prepare
 from paljax.models import PreferenceModel, VectorInputs
 from paljax.report import write_report
 from paljax.reward import baselines, results
+from paljax.reward.audit import audit, failures
 from paljax.reward.fits import Candidate, Fitting, best_of, build_model, fit_candidates, refit
 from paljax.reward.predictors import Predictor, constant, predict_with
 from paljax.reward.trained_model import save_model
@@ -61,6 +62,14 @@ def run(config: Config, run_dir: Path) -> None:
     )
 
     name, trained = config.model.name, fits.final.trained
+    checked = audit(
+        prepared,
+        scored,
+        predictors[name],
+        predictors[BASELINE],
+        resamples=config.evaluation.resamples,
+        seed=config.seed,
+    )
     analysis = results.analysis(name, trained, fits.shared_final.trained, prepared, users, scores)
     ended = time.perf_counter()
     metrics: dict[str, Any] = {
@@ -77,6 +86,7 @@ def run(config: Config, run_dir: Path) -> None:
             for other, result in before_refit.items()
         },
         "selection": results.selection(fits.candidates, fits.chosen),
+        "audit": checked,
         "groups": scored.grouped_by,
         "data": results.data_counts(prepared),
         "timing": timing(fitting.paces) | {"fit_s": fitted - started, "evaluate_s": ended - fitted},
@@ -89,6 +99,8 @@ def run(config: Config, run_dir: Path) -> None:
     write_report([run_dir], run_dir / runs.REPORT)
     for line in _summary(metrics):
         say(line)
+    for line in failures(checked):
+        say(f"audit: {line}")
 
 
 def _fit(fitting: Fitting) -> Fits:

@@ -1,0 +1,223 @@
+"""Would the accuracy survive a sceptic? Checks that stand beside every accuracy of a run.
+
+Each asks what a published number has hidden before: a side that is told by its position, a gain
+that does not come from the person, a label that is told by the format of the text, an answer that
+does not depend on what the person said, comparisons that were learned from and then scored.
+"""
+
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paljax.data.dataset import Comparisons, Table
+from paljax.data.prepare import Prepared
+from paljax.evaluation import accuracy_gain, correctness, mean_over_users
+from paljax.reward import baselines
+from paljax.reward.predictors import Predictor
+from paljax.reward.results import Scored
+
+# Parts that must not share a comparison: what is learned from, and what is scored.
+APART = {
+    "train_test": (("train", "validation"), ("test",)),
+    "support_query": (("support",), ("query",)),
+}
+FORMAT_FEATURES = (
+    "characters",
+    "words",
+    "lines",
+    "punctuation",
+    "capitals",
+    "digits",
+    "beyond_ascii",
+    "markup",
+    "starts_with_capital",
+    "ends_sentence",
+    "asks",
+)
+
+
+def audit(
+    prepared: Prepared,
+    scored: Scored,
+    model: Predictor,
+    shared: Predictor,
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Check a model's accuracy on the comparisons that it is scored on.
+
+    Args:
+        prepared: The run's data.
+        scored: What is scored.
+        model: The run's model.
+        shared: The shared reward that it is compared with.
+        resamples: Of users, for intervals.
+        seed: Of the shuffle and the resampling.
+
+    Returns:
+        label_swap: accuracy where every scored label is swapped, and what it must be, one minus
+        the accuracy; shuffled_users: accuracy and gain over the shared reward where everybody is
+        predicted as somebody else, so that a personal gain must vanish; format_probe: accuracy of
+        a logistic regression that sees only the format of the two texts, None where items are no
+        texts; flip_rate: share of new users' answers that turn when the labels of all that they
+        gave are turned, None where nobody is new; overlap: choice tasks that stand in a part that
+        is learned from and in one that is scored, which must be 0; repeated_pairs: how many scored
+        comparisons the same person also made in training, as another task, and the accuracy on
+        the others; ties, left out of the scores.
+    """
+    settings = {"resamples": resamples, "seed": seed}
+    test = scored.test
+    shuffled = model.seen(test._replace(user=_others(test.user, seed)[test.user]))
+    swapped = correctness(model.seen(_swapped(test)))
+    return {
+        "label_swap": {
+            "accuracy": float(swapped.mean()),
+            "expected": float(1 - correctness(model.seen(test)).mean()),
+            "n": len(test.user),
+        },
+        "shuffled_users": {
+            "accuracy": float(correctness(shuffled).mean()),
+            "gain": accuracy_gain(shuffled, shared.seen(test), test.user, **settings),
+            "n": len(test.user),
+        },
+        "format_probe": _format_probe(prepared, test, **settings),
+        "flip_rate": _flip_rate(prepared, scored, model, **settings),
+        "overlap": overlap(prepared),
+        "repeated_pairs": _repeated_pairs(prepared, test, model),
+        "ties": {
+            part: int(prepared.dataset.comparisons.tie[prepared.split.rows(part)].sum())
+            for part in ("train", "validation", "test", "support", "query")
+        },
+    }
+
+
+def overlap(prepared: Prepared) -> dict[str, int]:
+    """Choice tasks that stand in a part that is learned from and in one that is scored."""
+    task, rows = prepared.dataset.comparisons.task, prepared.split.rows
+    return {
+        name: len(np.intersect1d(task[rows(*learned)], task[rows(*judged)]))
+        for name, (learned, judged) in APART.items()
+    }
+
+
+def repeated(prepared: Prepared, scored: Comparisons, *learned: str) -> NDArray[np.bool_]:
+    """Which scored comparisons the same person also made in a part that is learned from, [n].
+
+    Another judgment of the same two items is no leak, but it is easier than one of new items.
+    """
+    known = prepared.dataset.comparisons.select(prepared.split.rows(*learned))
+    return np.isin(comparison_keys(scored), comparison_keys(known))
+
+
+def comparison_keys(rows: Comparisons) -> NDArray[np.str_]:
+    """Who compared what, whichever side was chosen, as text, shape [n]."""
+    low, high = np.minimum(rows.chosen, rows.rejected), np.maximum(rows.chosen, rows.rejected)
+    columns = (rows.user, rows.prompt, low, high)
+    return np.array([",".join(map(str, key)) for key in zip(*columns, strict=True)], np.str_)
+
+
+def format_features(texts: Sequence[str]) -> NDArray[np.float32]:
+    """What can be seen of texts without reading them, [N, F] in the order of FORMAT_FEATURES.
+
+    Counts are logarithms of one more; shares are of the characters.
+    """
+    return np.array([_format_of(text) for text in texts], np.float32)
+
+
+def _format_of(text: str) -> list[float]:
+    characters = max(len(text), 1)
+    stripped = text.strip()
+
+    def share(wanted: str) -> float:
+        return sum(character in wanted for character in text) / characters
+
+    return [
+        np.log1p(len(text)),
+        np.log1p(len(text.split())),
+        np.log1p(text.count("\n")),
+        share(string.punctuation),
+        sum(map(str.isupper, text)) / characters,
+        share(string.digits),
+        sum(ord(character) > 127 for character in text) / characters,
+        np.log1p(sum(text.count(mark) for mark in ("**", "```", "\n- ", "\n#", "<", "http"))),
+        float(stripped[:1].isupper()),
+        float(stripped.endswith((".", "!", "?"))),
+        np.log1p(text.count("?")),
+    ]
+
+
+def _format_probe(
+    prepared: Prepared, test: Comparisons, *, resamples: int, seed: int
+) -> dict[str, Any] | None:
+    items: Table = prepared.dataset.items
+    if not isinstance(items, tuple):
+        return None
+    features = format_features(items)
+    features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-6)
+
+    def pooled(*parts: str) -> Comparisons:
+        rows = prepared.dataset.comparisons.select(prepared.split.rows(*parts))
+        return rows._replace(user=np.zeros_like(rows.user))
+
+    validation = pooled("validation")
+    validation = validation.select(~validation.tie)
+    spread = baselines.best_spread(features, pooled("train"), validation, num_users=1)
+    rows = pooled("train", "validation")
+    probe = baselines.per_user_logistic_regression(features, rows, num_users=1, spread=spread)
+    correct = correctness(probe.seen(test._replace(user=np.zeros_like(test.user))))
+    mean, interval = mean_over_users(correct, test.user, resamples=resamples, seed=seed)
+    return {"accuracy": mean, "interval": interval, "n": len(correct)}
+
+
+def _flip_rate(
+    prepared: Prepared, scored: Scored, model: Predictor, *, resamples: int, seed: int
+) -> dict[str, Any] | None:
+    query = scored.query
+    if not len(query.user):
+        return None
+    support = prepared.dataset.comparisons.select(prepared.split.rows("support"))
+    as_told = correctness(model.joining(support, query))
+    as_turned = correctness(model.joining(_swapped(support), query))
+    turned = (as_told != as_turned).astype(np.float64)
+    rate, interval = mean_over_users(turned, query.user, resamples=resamples, seed=seed)
+    return {"rate": rate, "interval": interval, "n": len(turned)}
+
+
+def _repeated_pairs(prepared: Prepared, test: Comparisons, model: Predictor) -> dict[str, Any]:
+    again = repeated(prepared, test, "train", "validation")
+    correct = correctness(model.seen(test))[~again]
+    accuracy = float(correct.mean()) if len(correct) else None
+    return {"n": int(again.sum()), "accuracy_on_others": accuracy}
+
+
+def _swapped(comparisons: Comparisons) -> Comparisons:
+    return comparisons._replace(chosen=comparisons.rejected, rejected=comparisons.chosen)
+
+
+def _others(users: NDArray[np.int32], seed: int) -> NDArray[np.int32]:
+    """For every user another one among those who are scored: nobody stays who they are."""
+    present = np.unique(users)
+    order = np.random.default_rng((seed, 1)).permutation(present)
+    others = np.zeros(int(present.max()) + 1, users.dtype)
+    others[order] = np.roll(order, 1)
+    return others
+
+
+def failures(found: Mapping[str, Any]) -> list[str]:
+    """What an audit must not find, a line each; empty where all is well."""
+    lines = []
+    for name, count in found["overlap"].items():
+        if count:
+            learned, judged = name.split("_")
+            lines.append(f"{count} choice tasks of {judged} are also in {learned}")
+    swap = found["label_swap"]
+    if abs(swap["accuracy"] - swap["expected"]) > 1e-9:
+        lines.append("swapping both sides does not turn the answers: a side has an advantage")
+    low, _ = found["shuffled_users"]["gain"]["interval"]
+    if low > 0:
+        lines.append("the gain stays when users are shuffled: it is not personal")
+    return lines
