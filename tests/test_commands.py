@@ -64,7 +64,7 @@ def settings(case, folder):
         "model": model | {"num_prototypes": 2, "shared": {"hidden_layers": 0}},
         "learner": learner,
         "training": {"epochs": 6, "batch_size": 64},
-        "selection": {"prior_strength": [2.0]},
+        "selection": {"prior_strength": [2.0], "personalize": "always"},
         "evaluation": {"shots": SHOTS, "resamples": 100},
     }
     if case == "texts":
@@ -175,7 +175,7 @@ def test_metrics_have_the_keys_of_the_design(run):
     metrics = metrics_of(run)
     assert set(metrics) == {
         "model", "parameters", "test", "unseen", "gain", "baselines", "before_refit", "selection",
-        "groups", "data", "timing",
+        "audit", "groups", "data", "timing",
     }  # fmt: skip
     assert metrics["parameters"]["per_user"] == 2
     assert set(metrics["baselines"]) == {

@@ -67,6 +67,8 @@ class SelectionSection(Section):
 
     num_prototypes: Annotated[list[PositiveInt], MinLen(1)] = [1, 2, 4, 8]  # for `auto`
     prior_strength: Annotated[list[PositiveFloat], MinLen(1)] = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
+    # auto: the shared reward where validation data leave it open whether people differ.
+    personalize: Literal["auto", "always"] = "auto"
     refit: bool = True  # train once more on training and validation data, as selected
 
 

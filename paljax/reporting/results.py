@@ -84,6 +84,7 @@ class Candidate(BaseModel):
 class Selection(BaseModel):
     """The number of prototypes and the prior strength that validation data chose."""
 
+    personal: bool = True  # False: validation data left it open whether people differ
     num_prototypes: int
     prior_strength: Number = None
     candidates: list[Candidate] = []
@@ -160,8 +161,9 @@ class Metrics(BaseModel):
 
     @property
     def shared(self) -> Baseline | None:
-        """Return the shared reward that the run's model is compared with."""
-        return self.baselines.get(SHARED_REWARD) if self.model != SHARED_REWARD else None
+        """Return the shared reward that the run's model is compared with, if it is another."""
+        alone = self.selection is not None and not self.selection.personal
+        return None if alone or self.model == SHARED_REWARD else self.baselines.get(SHARED_REWARD)
 
 
 class Bin(BaseModel):

@@ -51,10 +51,14 @@ def num_prototypes(metrics: Metrics) -> int:
 
 def subject(metrics: Metrics) -> str:
     """Name the run's model: `PAL with 8 prototypes`."""
-    if metrics.model == SHARED_REWARD:
+    if metrics.model == SHARED_REWARD or _shared_chosen(metrics):
         return "One shared reward"
     count = num_prototypes(metrics)
     return f"{display_name(metrics.model)} with {count} prototype{'s' if count != 1 else ''}"
+
+
+def _shared_chosen(metrics: Metrics) -> bool:
+    return metrics.selection is not None and not metrics.selection.personal
 
 
 def headline(metrics: Metrics | Mapping[str, Any]) -> str:
@@ -145,6 +149,10 @@ def _caveats(metrics: Metrics) -> list[str]:
     ties = metrics.data.get("ties")
     dropped = dropped_rows(metrics)
     sentences = []
+    if _shared_chosen(metrics) and metrics.model != SHARED_REWARD:
+        sentences.append(
+            "Everybody has one reward: validation data leave it open whether people differ."
+        )
     if isinstance(ties, int) and ties:
         kind = "s are ties" if ties > 1 else " is a tie"
         sentences.append(f"{ties:,} comparison{kind}, without a side to predict.")

@@ -37,6 +37,7 @@ class Candidate(NamedTuple):
     epochs: int  # of the best epoch
     validation_nll: float
     validation_accuracy: float
+    validation_losses: NDArray[np.float64]  # [n] of every validation comparison, in nats
 
 
 class Fitting(NamedTuple):
@@ -91,6 +92,28 @@ def best_of(candidates: Iterable[Candidate]) -> Candidate:
     return min(candidates, key=lambda candidate: candidate.validation_nll)
 
 
+def prefer_shared(fitting: Fitting, shared: Candidate, personal: Candidate) -> bool:
+    """Whether validation data leave it open that a reward of one's own is worth having.
+
+    Personalisation must lower the validation loss by more than two standard errors, over users, of
+    the difference: where people don't differ, the best epoch of the best of many candidates is a
+    little better by chance.
+
+    Args:
+        fitting: Of the run.
+        shared: The shared reward.
+        personal: The best personalised candidate.
+
+    Returns:
+        True where the shared reward is the answer.
+    """
+    users = _scored(_part(fitting, "validation")).user
+    gains = shared.validation_losses - personal.validation_losses
+    by_user = np.bincount(users, weights=gains - gains.mean())
+    standard_error = np.sqrt((by_user**2).sum()) / len(gains)
+    return bool(gains.mean() <= 2 * standard_error)
+
+
 def refit(fitting: Fitting, name: str, chosen: Candidate) -> Candidate:
     """Train as selected on training and validation data together; the selection stays."""
     rows = _part(fitting, "train", "validation")
@@ -100,7 +123,9 @@ def refit(fitting: Fitting, name: str, chosen: Candidate) -> Candidate:
         fitting, model, progress.best, strength, rows, _scored(rows), chosen.epochs
     )
     return again._replace(
-        validation_nll=chosen.validation_nll, validation_accuracy=chosen.validation_accuracy
+        validation_nll=chosen.validation_nll,
+        validation_accuracy=chosen.validation_accuracy,
+        validation_losses=chosen.validation_losses,
     )
 
 
@@ -159,13 +184,15 @@ def _with_strength(
     pairs = pair(encode(model, snapshot.params, prepared.tables), validation)
     rows = jnp.take(joined.weights, jnp.asarray(validation.user), axis=0)
     margins = np.asarray(pair_margins(model, snapshot.params, pairs, rows), np.float64)
+    losses = np.logaddexp(0, -margins)
     return Candidate(
         trained=trained,
         weights=np.asarray(joined.weights),
         gap=np.asarray(joined.gap),
         epochs=epochs,
-        validation_nll=float(np.logaddexp(0, -margins).mean()),
+        validation_nll=float(losses.mean()),
         validation_accuracy=float(correctness(margins).mean()),
+        validation_losses=losses,
     )
 
 

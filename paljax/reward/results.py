@@ -233,20 +233,26 @@ def analysis(
     }
 
 
-def selection(candidates: Sequence[Candidate], chosen: Candidate) -> dict[str, Any]:
+def selection(
+    candidates: Sequence[Candidate], chosen: Candidate, shared: Candidate
+) -> dict[str, Any]:
     """What was chosen on validation data, among what."""
+
+    def told(candidate: Candidate) -> dict[str, Any]:
+        return {
+            "personal": candidate is not shared,
+            "num_prototypes": candidate.trained.model.num_prototypes,
+            "prior_strength": candidate.trained.prior_strength,
+            "epochs": candidate.epochs,
+            "validation_nll": candidate.validation_nll,
+            "validation_accuracy": candidate.validation_accuracy,
+        }
+
+    tried = [*candidates, *([] if any(c is shared for c in candidates) else [shared])]
     return {
+        "personal": chosen is not shared,
         "num_prototypes": chosen.trained.model.num_prototypes,
         "prior_strength": chosen.trained.prior_strength,
         "epochs": chosen.epochs,
-        "candidates": [
-            {
-                "num_prototypes": candidate.trained.model.num_prototypes,
-                "prior_strength": candidate.trained.prior_strength,
-                "epochs": candidate.epochs,
-                "validation_nll": candidate.validation_nll,
-                "validation_accuracy": candidate.validation_accuracy,
-            }
-            for candidate in candidates
-        ],
+        "candidates": list(map(told, tried)),
     }

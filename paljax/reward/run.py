@@ -16,7 +16,15 @@ from paljax.models import PreferenceModel, VectorInputs
 from paljax.report import write_report
 from paljax.reward import baselines, results
 from paljax.reward.audit import audit, failures
-from paljax.reward.fits import Candidate, Fitting, best_of, build_model, fit_candidates, refit
+from paljax.reward.fits import (
+    Candidate,
+    Fitting,
+    best_of,
+    build_model,
+    fit_candidates,
+    prefer_shared,
+    refit,
+)
 from paljax.reward.predictors import Predictor, constant, predict_with
 from paljax.reward.trained_model import save_model
 from paljax.stopwatch import timing
@@ -52,7 +60,33 @@ def run(config: Config, run_dir: Path) -> None:
     fitting = Fitting(config, prepared, run_dir, say, on_terminal(), paces=[])
     fits = _fit(fitting)
     fitted = time.perf_counter()
+    outcome = _evaluate(config, prepared, fits)
+    ended = time.perf_counter()
 
+    outcome.metrics["timing"] = timing(fitting.paces) | {
+        "fit_s": fitted - started,
+        "evaluate_s": ended - fitted,
+    }
+    save_model(run_dir, fits.final.trained, prepared, shared=fits.chosen is fits.shared_chosen)
+    storage.write_json(run_dir / runs.ANALYSIS, outcome.analysis)
+    storage.write_table(run_dir / runs.USERS, outcome.users)
+    storage.write_json(run_dir / runs.METRICS, outcome.metrics)
+    write_report([run_dir], run_dir / runs.REPORT)
+    for line in _summary(outcome.metrics):
+        say(line)
+
+
+class Outcome(NamedTuple):
+    """What a run found: the content of metrics.json, analysis.json and users.parquet."""
+
+    metrics: dict[str, Any]
+    analysis: dict[str, Any]
+    users: storage.Table
+
+
+def _evaluate(config: Config, prepared: Prepared, fits: Fits) -> Outcome:
+    """Score the model and the baselines on test data and on new users; nothing is chosen here."""
+    name, trained = config.model.name, fits.final.trained
     users = results.all_weights(prepared, fits.final)
     scored = results.scored_parts(prepared, users)
     predictors = _predictors(config, prepared, fits)
@@ -60,8 +94,6 @@ def run(config: Config, run_dir: Path) -> None:
     before_refit = results.score_predictors(
         config, prepared, scored, _before_refit(config, prepared, fits)
     )
-
-    name, trained = config.model.name, fits.final.trained
     checked = audit(
         prepared,
         scored,
@@ -70,8 +102,6 @@ def run(config: Config, run_dir: Path) -> None:
         resamples=config.evaluation.resamples,
         seed=config.seed,
     )
-    analysis = results.analysis(name, trained, fits.shared_final.trained, prepared, users, scores)
-    ended = time.perf_counter()
     metrics: dict[str, Any] = {
         "model": name,
         "parameters": results.count_parameters(trained),
@@ -85,22 +115,17 @@ def run(config: Config, run_dir: Path) -> None:
             other: {key: result[key] for key in ("test", "unseen")}
             for other, result in before_refit.items()
         },
-        "selection": results.selection(fits.candidates, fits.chosen),
+        "selection": results.selection(fits.candidates, fits.chosen, fits.shared_chosen),
         "audit": checked,
         "groups": scored.grouped_by,
         "data": results.data_counts(prepared),
-        "timing": timing(fitting.paces) | {"fit_s": fitted - started, "evaluate_s": ended - fitted},
     }
-    save_model(run_dir, trained, prepared)
-    storage.write_json(run_dir / runs.ANALYSIS, analysis)
-    user_accuracy = scores[name]["user_accuracy"]
-    storage.write_table(run_dir / runs.USERS, results.users_table(prepared, users, user_accuracy))
-    storage.write_json(run_dir / runs.METRICS, metrics)
-    write_report([run_dir], run_dir / runs.REPORT)
-    for line in _summary(metrics):
-        say(line)
-    for line in failures(checked):
-        say(f"audit: {line}")
+    shared = fits.shared_final.trained
+    return Outcome(
+        metrics,
+        results.analysis(name, trained, shared, prepared, users, scores),
+        results.users_table(prepared, users, scores[name]["user_accuracy"]),
+    )
 
 
 def _fit(fitting: Fitting) -> Fits:
@@ -120,10 +145,12 @@ def _fit(fitting: Fitting) -> Fits:
             for candidate in fit_candidates(fitting, f"{name} K={number}", _model(fitting, number))
         ]
     chosen = best_of(candidates)
+    if config.selection.personalize == "auto" and prefer_shared(fitting, shared, chosen):
+        chosen = shared
     if not config.selection.refit:
         return Fits(candidates, chosen, chosen, shared, shared)
     shared_final = refit(fitting, f"{BASELINE} refit", shared)
-    final = shared_final if name == BASELINE else refit(fitting, f"{name} refit", chosen)
+    final = shared_final if chosen is shared else refit(fitting, f"{name} refit", chosen)
     return Fits(candidates, chosen, final, shared, shared_final)
 
 
@@ -193,4 +220,4 @@ def _summary(metrics: Mapping[str, Any]) -> list[str]:
     ]
     for shots, block in metrics["unseen"].items():
         lines.append(line(f"unseen users, {shots} comparisons", block))
-    return lines
+    return lines + [f"audit: {failure}" for failure in failures(metrics["audit"])]

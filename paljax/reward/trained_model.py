@@ -40,10 +40,18 @@ class TrainedModel(NamedTuple):
         return encode_tables(dataset, self.item_encoder, self.prompt_encoder)
 
 
-def save_model(run_dir: Path, trained: Trained, prepared: Prepared) -> None:
-    """Write the final parameters and what is needed to use them."""
+def save_model(run_dir: Path, trained: Trained, prepared: Prepared, *, shared: bool) -> None:
+    """Write the final parameters and what is needed to use them.
+
+    Args:
+        run_dir: Of the run.
+        trained: The final model.
+        prepared: The run's data.
+        shared: Whether it is the shared reward, whatever model the configuration names.
+    """
     prompt_encoder = prepared.prompt_encoder
     record = {
+        "shared": shared,
         "num_prototypes": trained.model.num_prototypes,
         "prior_strength": trained.prior_strength,
         "item_encoder": prepared.item_encoder.to_json(),
@@ -72,7 +80,8 @@ def load_model(run_dir: Path) -> TrainedModel:
     try:
         item_encoder = encoder_from_json(record["item_encoder"])
         prompt_encoder = record["prompt_encoder"] and encoder_from_json(record["prompt_encoder"])
-        model = build_model(config, record["num_prototypes"], item_encoder, prompt_encoder)
+        num_prototypes = None if record["shared"] else record["num_prototypes"]
+        model = build_model(config, num_prototypes, item_encoder, prompt_encoder)
         like = jax.eval_shape(lambda: _initial(model, item_encoder, prompt_encoder))
         prior_strength = float(record["prior_strength"])
     except KeyError as error:
