@@ -179,7 +179,7 @@ def test_metrics_have_the_keys_of_the_design(run):
     }  # fmt: skip
     assert metrics["parameters"]["per_user"] == 2
     assert set(metrics["baselines"]) == {
-        "bradley_terry", "constant", "per_user_logistic_regression", "mixed_logit",
+        "bradley_terry", "constant", "item_majority", "per_user_logistic_regression", "mixed_logit",
     }  # fmt: skip
     for blocks in (metrics, *metrics["baselines"].values(), *metrics["before_refit"].values()):
         assert set(blocks["test"]) == SCORES | COUNTS

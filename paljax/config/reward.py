@@ -77,6 +77,7 @@ class EvaluationSection(Section):
 
     shots: Annotated[list[Count], MinLen(1)] = [0, 1, 2, 5, 10, 20]
     resamples: Annotated[int, Ge(100)] = 1000
+    published_pal: bool = False  # also fit PAL as its authors' code does, as a baseline
 
 
 class Config(Section):

@@ -13,12 +13,16 @@ NAMES = {
     "constant": "Constant",
     "per_user_logistic_regression": "Per-user logistic regression",
     "mixed_logit": "Gaussian mixed logit",
+    "item_majority": "Item majority",
+    "pal_as_published": "PAL as published",
     "reward_mixture": "Reward mixture",
 }
 COLORS = {
     "bradley_terry": SERIES[1],
     "mixed_logit": SERIES[2],
     "per_user_logistic_regression": SERIES[3],
+    "item_majority": SERIES[5],
+    "pal_as_published": SERIES[4],
     "constant": SERIES[7],
 }
 

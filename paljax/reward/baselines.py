@@ -86,6 +86,28 @@ def mixed_logit_population(rows: _UserRows) -> Population:
     return population
 
 
+def item_majority(train: Comparisons, num_items: int) -> Predictor:
+    """Everybody prefers the item that won more of its training comparisons.
+
+    Args:
+        train: Training comparisons; a tie is half a win for each side.
+        num_items: N.
+
+    Returns:
+        The predictor. An item's reward is the log-odds of winning, with one win and one loss added,
+        so that an item which training never saw has the reward zero.
+    """
+    rows, weights = weighted_choices(train)
+    wins = np.bincount(rows.chosen, weights=weights, minlength=num_items)
+    losses = np.bincount(rows.rejected, weights=weights, minlength=num_items)
+    rewards = np.log((wins + 1) / (losses + 1))
+
+    def margins(rows: Comparisons) -> Margins:
+        return np.asarray(rewards[rows.chosen] - rewards[rows.rejected])
+
+    return Predictor(seen=margins, joining=lambda support, query: margins(query))
+
+
 def mixed_logit(features: NDArray[np.float32], train: Comparisons, num_users: int) -> Predictor:
     """Hierarchical Gaussian mixed logit: every user's weights shrunk to the population's.
 

@@ -14,7 +14,7 @@ from paljax.config import Config
 from paljax.data.prepare import Prepared, prepare
 from paljax.models import PreferenceModel, VectorInputs
 from paljax.report import write_report
-from paljax.reward import baselines, results
+from paljax.reward import baselines, published, results
 from paljax.reward.audit import audit, failures
 from paljax.reward.fits import (
     Candidate,
@@ -26,6 +26,7 @@ from paljax.reward.fits import (
     refit,
 )
 from paljax.reward.predictors import Predictor, constant, predict_with
+from paljax.reward.published import as_published
 from paljax.reward.trained_model import save_model
 from paljax.stopwatch import timing
 
@@ -40,6 +41,7 @@ class Fits(NamedTuple):
     final: Candidate  # the one that is reported: refitted where the configuration says so
     shared_chosen: Candidate  # the baseline
     shared_final: Candidate
+    published: Candidate | None  # PAL with its authors' settings, where it is asked for
 
 
 def run(config: Config, run_dir: Path) -> None:
@@ -147,11 +149,23 @@ def _fit(fitting: Fitting) -> Fits:
     chosen = best_of(candidates)
     if config.selection.personalize == "auto" and prefer_shared(fitting, shared, chosen):
         chosen = shared
+    theirs = _fit_published(fitting) if config.evaluation.published_pal else None
     if not config.selection.refit:
-        return Fits(candidates, chosen, chosen, shared, shared)
+        return Fits(candidates, chosen, chosen, shared, shared, theirs)
     shared_final = refit(fitting, f"{BASELINE} refit", shared)
     final = shared_final if chosen is shared else refit(fitting, f"{name} refit", chosen)
-    return Fits(candidates, chosen, final, shared, shared_final)
+    return Fits(candidates, chosen, final, shared, shared_final, theirs)
+
+
+def _fit_published(fitting: Fitting) -> Candidate:
+    """The authors' PAL on the same comparisons for the same number of epochs."""
+    uses_prompts = fitting.prepared.prompt_encoder is not None
+    theirs = fitting._replace(config=as_published(fitting.config, uses_prompts=uses_prompts))
+    model = _model(theirs, theirs.config.model.num_prototypes)
+    fitted = best_of(fit_candidates(theirs, published.NAME, model))
+    if not theirs.config.selection.refit:
+        return fitted
+    return refit(theirs, f"{published.NAME} refit", fitted)
 
 
 def _model(fitting: Fitting, num_prototypes: int | None) -> PreferenceModel:
@@ -166,6 +180,11 @@ def _predictors(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Pre
     predictors = {config.model.name: _predict(prepared, fits.final)}
     predictors[BASELINE] = _predict(prepared, fits.shared_final)
     predictors["constant"] = constant()
+    parts = ("train", "validation") if config.selection.refit else ("train",)
+    rows = prepared.dataset.comparisons.select(prepared.split.rows(*parts))
+    predictors["item_majority"] = baselines.item_majority(rows, len(prepared.dataset.items))
+    if fits.published is not None:
+        predictors[published.NAME] = _predict(prepared, fits.published)
     features = _numbers(prepared)
     if 0 < features.shape[1] <= baselines.MOST_ATTRIBUTES:
         comparisons, split = prepared.dataset.comparisons, prepared.split
@@ -174,8 +193,6 @@ def _predictors(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Pre
         validation = validation.select(~validation.tie)
         num_users = len(prepared.dataset.users)
         spread = baselines.best_spread(features, train, validation, num_users)
-        parts = ("train", "validation") if config.selection.refit else ("train",)
-        rows = comparisons.select(split.rows(*parts))
         predictors["per_user_logistic_regression"] = baselines.per_user_logistic_regression(
             features, rows, num_users, spread=spread
         )
