@@ -5,7 +5,13 @@ the dtype that they are given.
 """
 
 from paljax.kernels.advantages import leave_one_out
-from paljax.kernels.choices import log_choice, log_evidence, responsibilities
+from paljax.kernels.choices import (
+    log_choice,
+    log_evidence,
+    log_odds,
+    responsibilities,
+    sum_by_user,
+)
 from paljax.kernels.distances import ideal_point_rewards, mix, squared_distances
 from paljax.kernels.simplex import SimplexFit, fit_simplex, fit_simplex_nonlinear
 from paljax.kernels.weights import exponentiated_gradient
@@ -19,7 +25,9 @@ __all__ = [
     "leave_one_out",
     "log_choice",
     "log_evidence",
+    "log_odds",
     "mix",
     "responsibilities",
     "squared_distances",
+    "sum_by_user",
 ]

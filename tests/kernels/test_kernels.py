@@ -33,7 +33,7 @@ class Case(NamedTuple):
 
 
 def _cases() -> dict[str, Case]:
-    random = np.random.default_rng(7)
+    random, another = np.random.default_rng(7), np.random.default_rng(8)
     users = random.permutation(np.repeat(np.arange(U), COMPARISONS_OF_USER))
     votes = {"margins": random.normal(size=(B, K)), "users": users, "log_prior": np.log(PRIOR)}
     items, points = random.normal(size=(N, d)), random.normal(size=(K, d))
@@ -64,6 +64,16 @@ def _cases() -> dict[str, Case]:
             {"step_size": 0.7},
         ),
         "leave_one_out": Case({"rewards": random.normal(size=(B, n))}, {}),
+        "log_odds": Case(
+            {
+                "margins": 3 * another.normal(size=(B, K)),
+                "log_weights": np.log(another.dirichlet(np.ones(K), B)),
+            },
+            {},
+        ),
+        "sum_by_user": Case(
+            {"log_choices": -another.exponential(size=(B, K)), "users": users}, {"num_users": U}
+        ),
     }
 
 
@@ -219,6 +229,10 @@ def test_gradients_in_float64(name: str, x64: None) -> None:
         ("mix", "weights", (B, 1, K)),
         ("mix", "weights", (1, N, K)),
         ("mix", "rewards", (B, N, 1)),
+        ("log_odds", "log_weights", (B, 1)),
+        ("log_odds", "log_weights", (K,)),
+        ("sum_by_user", "log_choices", (1, K)),
+        ("sum_by_user", "users", (B, 1)),
         ("log_evidence", "margins", (B, 1)),
         ("log_evidence", "margins", (1, K)),
         ("log_evidence", "users", (B, 1)),
@@ -423,6 +437,38 @@ def test_one_prototype_leaves_nothing_to_infer(x64: None) -> None:
     by_user = [choices[np.asarray(arrays["users"]) == user].sum() for user in range(U)]
     assert_close(evidence(**arrays), by_user, 1e-12)
     assert_array_equal(posterior(**arrays), np.ones((U, 1)))
+
+
+def test_odds_of_someone_who_is_one_of_two(x64: None) -> None:
+    # By hand: .9 σ(20) + .1 σ(-20) against its complement; the mean reward's margin would be 16.
+    odds = kernels.log_odds(jnp.array([20.0, -20.0]), jnp.log(jnp.array([0.9, 0.1])))
+    assert_allclose(odds, np.log(9), atol=1e-7)
+    margins, log_weights = jnp.array([1.2, -0.3, 4.0]), jnp.log(jnp.array([0.2, 0.5, 0.3]))
+    odds = kernels.log_odds(margins, log_weights)
+    assert -0.3 < odds < 4.0
+    assert_allclose(kernels.log_odds(-margins, log_weights), -odds, rtol=1e-12)
+    order = jnp.array([2, 0, 1])
+    assert_allclose(kernels.log_odds(margins[order], log_weights[order]), odds, rtol=1e-12)
+
+
+@both_dtypes
+@pytest.mark.parametrize("margin", [1e4, -1e4, 30.0])
+def test_odds_at_huge_margins_and_impossible_groups(margin: float, dtype: str, x64: None) -> None:
+    log_weights = jnp.array([0.0, -jnp.inf, -jnp.inf], dtype)
+    margins = jnp.array([margin, -margin, 0.5], dtype)
+    assert_allclose(kernels.log_odds(margins, log_weights), margin, rtol=1e-6)
+    even = jnp.full(3, -jnp.log(3.0), dtype)
+    assert_finite(kernels.log_odds(margins, even))
+    assert_finite(jax.grad(kernels.log_odds)(margins, log_weights))
+    assert_finite(jax.grad(kernels.log_odds)(margins, even))
+
+
+@both_dtypes
+def test_odds_of_one_group_are_its_margin(dtype: str, x64: None) -> None:
+    margins = jnp.linspace(-40, 40, 81, dtype=dtype)[:, None]
+    tolerance = {"float64": 1e-12, "float32": 1e-6}[dtype]
+    odds = kernels.log_odds(margins, jnp.zeros_like(margins))
+    assert_allclose(odds, margins[:, 0], rtol=tolerance, atol=tolerance)
 
 
 def test_a_long_sum_of_bfloat16_choices_does_not_stall() -> None:

@@ -89,6 +89,26 @@ def _log_joint(margins: Array, users: Array, log_prior: Array, user: int) -> lis
     ]
 
 
+def log_odds(margins: Array, log_weights: Array) -> Array:
+    """log Σ_k w_k σ(m_k) - log Σ_k w_k σ(-m_k)."""
+    odds = np.empty(margins.shape[:-1])
+    for place in np.ndindex(*odds.shape):
+        weights = [math.exp(value) for value in log_weights[place]]
+        chosen = sum(w * sigmoid(m) for w, m in zip(weights, margins[place], strict=True))
+        rejected = sum(w * sigmoid(-m) for w, m in zip(weights, margins[place], strict=True))
+        odds[place] = math.log(chosen) - math.log(rejected)
+    return odds
+
+
+def sum_by_user(log_choices: Array, users: Array, *, num_users: int) -> Array:
+    """Σ_{j of u} log σ(m_jk)."""
+    sums = np.zeros((num_users, log_choices.shape[1]))
+    for row, user in zip(log_choices, users, strict=True):
+        for k, value in enumerate(row):
+            sums[user, k] += value
+    return sums
+
+
 def log_evidence(margins: Array, users: Array, log_prior: Array, *, num_users: int) -> Array:
     """log Σ_k η_k Π_{j of u} σ(m_jk)."""
     return np.array(
@@ -211,6 +231,78 @@ def leave_one_out(rewards: Array) -> Array:
             others = [float(rewards[b, j]) for j in range(rewards.shape[1]) if j != i]
             advantages[b, i] = float(rewards[b, i]) - math.fsum(others) / len(others)
     return advantages
+
+
+# --- EM, one user, one comparison, one group at a time -------------------------------------------
+
+
+class Expected(NamedTuple):
+    responsibilities: Array  # [U, K]
+    sizes: Array  # [K]
+    evidence: float  # nats a comparison
+
+
+def expect(
+    margins: Array,
+    users: Array,
+    weights: Array,
+    targets: Array,
+    sizes: Array,
+    *,
+    num_users: int,
+    hard: bool = False,
+) -> Expected:
+    """q_uk ∝ η_k exp Σ_j ω_j (t_j log σ(m_jk) + (1 - t_j) log σ(-m_jk)), and η from it.
+
+    Hard: one for the group with the highest likelihood. A user whose comparisons weigh nothing
+    keeps η and has no say in the new one.
+    """
+    num_groups = len(sizes)
+    responsibilities = np.empty((num_users, num_groups))
+    totals, evidence, heard = np.zeros(num_groups), 0.0, 0
+    for user in range(num_users):
+        own = [j for j in range(len(users)) if users[j] == user]
+        likelihoods = [
+            math.fsum(
+                weights[j]
+                * (
+                    targets[j] * log_sigmoid(float(margins[j, k]))
+                    + (1 - targets[j]) * log_sigmoid(-float(margins[j, k]))
+                )
+                for j in own
+            )
+            for k in range(num_groups)
+        ]
+        observed = sum(weights[j] for j in own) > 0
+        if hard and observed:
+            best = max(range(num_groups), key=likelihoods.__getitem__)
+            row = [float(k == best) for k in range(num_groups)]
+        else:
+            joint = [math.log(sizes[k]) + likelihoods[k] for k in range(num_groups)]
+            row = [math.exp(value - log_sum_exp(joint)) for value in joint]
+        evidence += max(likelihoods) if hard else log_sum_exp(joint)
+        responsibilities[user] = row
+        if observed:
+            totals += row
+            heard += 1
+    return Expected(responsibilities, totals / heard, evidence / math.fsum(weights))
+
+
+def expected_loss_of_groups(
+    margins: Array, responsibilities: Array, weights: Array, targets: Array
+) -> float:
+    """-1/n Σ_j ω_j Σ_k q_jk (t_j log σ(m_jk) + (1 - t_j) log σ(-m_jk)); q_j of j's user."""
+    terms = [
+        -weights[j]
+        * responsibilities[j, k]
+        * (
+            targets[j] * log_sigmoid(float(margins[j, k]))
+            + (1 - targets[j]) * log_sigmoid(-float(margins[j, k]))
+        )
+        for j in range(len(margins))
+        for k in range(margins.shape[1])
+    ]
+    return math.fsum(terms) / len(margins)
 
 
 # --- reward models, for one item and one user ---------------------------------------------------
