@@ -40,7 +40,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from paljax.data import files
     from paljax.errors import UserError, about
     from paljax.evaluation import score
-    from paljax.predictions import comparison_margins, encode
+    from paljax.predictions import encode
     from paljax.reward.trained_model import weights_for
 
     cache_compilations()
@@ -59,7 +59,7 @@ def evaluate(options: argparse.Namespace) -> None:
     with about(options.comparisons):
         tables = model.encode(dataset)
     encoded = encode(model.trained.model, model.trained.params, tables)
-    margins = comparison_margins(model.trained.model, model.trained.params, encoded, rows, weights)
+    margins = model.trained.margins(encoded, rows, weights)
     groups = np.full(len(dataset.comparisons.user), "all", object)
     if dataset.group is not None:
         groups = dataset.group

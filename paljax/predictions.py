@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from paljax.data.batches import Tables
 from paljax.data.dataset import Comparisons
+from paljax.kernels import log_odds
 from paljax.models import Encoded, Params, PreferenceModel, gather, margins
 
 
@@ -66,14 +67,41 @@ def prototype_margins(model: PreferenceModel, params: Params, pairs: Pairs) -> F
     )
 
 
+@partial(jax.jit, static_argnames="model")
+def member_margins(
+    model: PreferenceModel, params: Params, pairs: Pairs, weights: Float[Array, "n K"]
+) -> Float[Array, "n"]:
+    """Log-odds of every choice by a member of one of K groups, with the probabilities beside it.
+
+    This is the posterior predictive and not the margin of the mean reward, see `log_odds`.
+    """
+    return log_odds(prototype_margins(model, params, pairs), jnp.log(weights))
+
+
 def comparison_margins(
     model: PreferenceModel,
     params: Params,
     encoded: EncodedTables,
     comparisons: Comparisons,
     weights: Float[Array, "U K"],
+    *,
+    exclusive: bool = False,
 ) -> NDArray[np.float32]:
-    """Margin of every comparison for the user who made it, in nats, shape [n]."""
+    """Margin of every comparison for the user who made it, in nats, shape [n].
+
+    Args:
+        model: The trained model.
+        params: Its parameters.
+        encoded: All items and prompts after the model's networks.
+        comparisons: What was compared.
+        weights: Weights of all users.
+        exclusive: A user belongs to one prototype, and weights are the probabilities of which;
+            otherwise a user is the mixture with these weights.
+
+    Returns:
+        Margins.
+    """
     pairs = pair(encoded, comparisons)
     rows = jnp.take(jnp.asarray(weights), jnp.asarray(comparisons.user), axis=0)
-    return np.asarray(pair_margins(model, params, pairs, rows))
+    margins_of = member_margins if exclusive else pair_margins
+    return np.asarray(margins_of(model, params, pairs, rows))

@@ -16,11 +16,12 @@ LAYERS = [
     ["models"],
     ["data"],
     ["predictions", "learners"],
-    ["checkpoints", "config", "storage", "evaluation", "loop", "commands"],
+    ["checkpoints", "config", "storage", "evaluation", "matching", "loop", "commands"],
     ["stopwatch"],
     ["data.prepare", "runs", "figures", "reporting"],
     ["report"],
     ["reward"],
+    ["policy"],
     ["train", "adapt", "evaluate", "score"],
 ]
 KERNELS_MAY_IMPORT = {"collections", "functools", "math", "typing", "jax", "jaxtyping", "numpy"}

@@ -21,6 +21,7 @@ EPOCHS = 10
 LEARNERS = {
     "gradient": {"name": "gradient"},
     "episodes": {"name": "episodes", "users_per_batch": 8, "most_comparisons": 4},
+    "em": {"name": "em", "starts": 3, "passes": 2},
 }
 LONGEST_RUN = 300  # seconds
 

@@ -2,12 +2,13 @@
 
 from paljax.config.data import ColumnSplits, FileData, RandomSplits
 from paljax.config.reading import load, parse, read_yaml
-from paljax.config.reward import Config, EpisodesLearner
+from paljax.config.reward import Config, EMLearner, EpisodesLearner
 from paljax.config.sections import OptimizerSection
 
 __all__ = [
     "ColumnSplits",
     "Config",
+    "EMLearner",
     "EpisodesLearner",
     "FileData",
     "OptimizerSection",

@@ -18,6 +18,7 @@ from paljax.config.sections import (
 )
 from paljax.data.encoders import EncoderConfig, Numbers
 from paljax.errors import nearest
+from paljax.learners.fit_by_em import Assignment
 from paljax.models import MODELS, bradley_terry
 from paljax.ranges import Count, PositiveFloat, PositiveInt
 
@@ -62,6 +63,15 @@ class EpisodesLearner(Section):
     most_comparisons: PositiveInt = 64  # of a user in one episode
 
 
+class EMLearner(Section):
+    """Each user is a member of one prototype's group; models with a reward for each prototype."""
+
+    name: Literal["em"] = "em"
+    assignment: Assignment = "soft"  # hard: each user counts for the likeliest group alone
+    starts: PositiveInt = 4  # fits from different parameters, side by side; validation chooses
+    passes: PositiveInt = 1  # through all comparisons in one M-step
+
+
 class SelectionSection(Section):
     """What validation data choose."""
 
@@ -95,9 +105,9 @@ class Config(Section):
     ] = [Numbers()]
     model: ModelSection
     loss: LossSection = Field(default_factory=LossSection)
-    learner: Annotated[GradientLearner | EpisodesLearner, Field(discriminator="name")] = Field(
-        default_factory=GradientLearner
-    )
+    learner: Annotated[
+        GradientLearner | EpisodesLearner | EMLearner, Field(discriminator="name")
+    ] = Field(default_factory=GradientLearner)
     prior_strength: PositiveFloat = 2.0  # λ in training, pseudo-comparisons; episodes start there
     optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
     training: TrainingSection = Field(default_factory=TrainingSection)
@@ -117,13 +127,22 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _learner_fits_model(self) -> Self:
-        if isinstance(self.learner, EpisodesLearner):
+        if not isinstance(self.learner, GradientLearner):
             for key, value, choices in _not_linear(self.model):
                 raise ValueError(
-                    f"model.{key}: {value!r} does not go with learner.name 'episodes', whose "
-                    f"margins must be linear in the users' weights; {nearest('', choices)}, or "
-                    "learner.name 'gradient'"
+                    f"model.{key}: {value!r} does not go with learner.name {self.learner.name!r}, "
+                    f"whose margins must be linear in the users' weights; {nearest('', choices)}, "
+                    "or learner.name 'gradient'"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _em_has_a_likelihood(self) -> Self:
+        if isinstance(self.learner, EMLearner) and self.loss.name != "logistic":
+            raise ValueError(
+                f"loss.name: {self.loss.name!r} is no log-likelihood, by which learner.name 'em' "
+                "assigns users; wanted 'logistic'"
+            )
         return self
 
 

@@ -12,7 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from paljax.data.by_user import rows_by_user, weighted_choices
 from paljax.data.dataset import Comparisons
+from paljax.data.iterations import choices_by_user
 from paljax.kernels import SimplexFit, fit_simplex, fit_simplex_nonlinear
+from paljax.learners.fit_by_em import expect
 from paljax.models import Params, PreferenceModel, gather, margins
 from paljax.predictions import EncodedTables, Pairs, pair, prototype_margins
 
@@ -21,7 +23,11 @@ GAP_TOLERANCE = 1e-5
 
 
 class NewUsers(NamedTuple):
-    """Users' weights with how far they can be from the optimum."""
+    """Users' weights with how far they can be from the optimum.
+
+    Where users are members of groups, weights are the probabilities of the groups: exact, so that
+    the gap is zero, and with the covariance of the unknown membership.
+    """
 
     weights: Float[Array, "U K"]
     gap: Float[
@@ -78,6 +84,48 @@ def adapt(
         iterations=fitted.iterations,
         certified=model.prototype_rewards is not None,
     )
+
+
+def assign(
+    model: PreferenceModel,
+    params: Params,
+    sizes: Float[Array, "K"],
+    *,
+    encoded: EncodedTables,
+    comparisons: Comparisons,
+    num_users: int,
+) -> NewUsers:
+    """Probabilities of the groups of all users, given their comparisons: an E-step.
+
+    Args:
+        model: The trained model, each of whose prototypes is a group's reward.
+        params: Its parameters.
+        sizes: η, the groups' shares of the users; 0 for a group without any.
+        encoded: All items and prompts after the model's networks.
+        comparisons: The users' comparisons; `user` counts from 0. A tie is half a choice for each
+            side.
+        num_users: U; a user without comparisons gets η.
+
+    Returns:
+        Probabilities q as weights, gap 0, covariance diag(q) - q qᵀ of the unknown membership, no
+        iterations.
+
+    Source:
+        paljax's design, section 2.4.
+    """
+    choices = choices_by_user(comparisons, num_users=num_users)
+    found = _expect(model, params, jnp.log(sizes), encoded, choices, num_users)
+    weights = found.responsibilities
+    return NewUsers(
+        weights=weights,
+        gap=jnp.zeros(num_users),
+        covariance=jax.vmap(jnp.diag)(weights) - weights[:, :, None] * weights[:, None, :],
+        iterations=jnp.zeros(num_users, jnp.int32),
+        certified=True,
+    )
+
+
+_expect = jax.jit(expect, static_argnames=("model", "num_users"))
 
 
 @jax.jit

@@ -16,12 +16,14 @@ from paljax.models.preference import (
     margins,
     with_learned_vectors,
 )
+from paljax.models.reward_mixture import reward_mixture
 
 # Keyword arguments of a function here are the keys of the configuration's `model` section.
 MODELS: Mapping[str, Callable[..., PreferenceModel]] = {
     "bradley_terry": bradley_terry,
     "pal_a": pal_a,
     "pal_b": pal_b,
+    "reward_mixture": reward_mixture,
 }
 
 
@@ -65,6 +67,7 @@ __all__ = [
     "margins",
     "pal_a",
     "pal_b",
+    "reward_mixture",
     "with_learned_vectors",
     "with_shared_reward",
 ]

@@ -120,7 +120,50 @@ def weight_space(run: Run, prefix: str) -> Html:
             description="People by strongest prototype: "
             + ", ".join(f"P{k + 1} {int((strongest == k).sum())}" for k in range(count)),
             how=f"{where} The {symbol} is a person without data, who gets the "
-            f"population's weights. Weights are one description of a person, not the only one: a "
-            f"wider set of prototypes holds the same people.{part}",
+            f"population's weights. {_weights_are(run)}{part}",
         ),
+        page.paragraph(_people_by_prototype(run)),
+        _matching(run),
     )
+
+
+def _weights_are(run: Run) -> str:
+    if run.analysis.membership.exclusive:
+        return (
+            "Each person has the reward of one prototype, nobody knows for sure which, and the "
+            "weights are the probabilities."
+        )
+    return (
+        "Weights are one description of a person, not the only one: a wider set of prototypes "
+        "holds the same people."
+    )
+
+
+def _people_by_prototype(run: Run) -> str:
+    """Count people by strongest prototype, and name the prototypes that nobody has."""
+    counts = run.analysis.membership.users
+    if not counts:
+        counts = np.bincount(
+            run.users.weights[~run.users.unseen].argmax(axis=1),
+            minlength=run.users.weights.shape[1],
+        ).tolist()
+    held = ", ".join(f"P{k + 1} {count:,}" for k, count in enumerate(counts) if count)
+    empty = [f"P{k + 1}" for k, count in enumerate(counts) if not count]
+    nobody = f" Nobody's strongest: {', '.join(empty)}." if empty else ""
+    return f"People who were trained on, by their strongest prototype: {held}.{nobody}"
+
+
+def _matching(run: Run) -> Html:
+    matching = run.analysis.membership.matching
+    if matching is None:
+        return Html("")
+    share = 100 * matching.matched / max(matching.people, 1)
+    rows = [
+        [f"P{k + 1}", label or "–", *(f"{count:,}" for count in counts)]
+        for k, (label, counts) in enumerate(zip(matching.label_of, matching.counts, strict=True))
+    ]
+    caption = (
+        f"People by strongest prototype and by the data's own label; matched one to one, "
+        f"{share:.1f} % of {matching.people:,} are where their label is"
+    )
+    return page.table(caption, ["Prototype", "Matched to", *matching.labels], rows)

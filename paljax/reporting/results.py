@@ -199,6 +199,24 @@ class Group(BaseModel):
     intervals: dict[str, tuple[Number, Number] | None] = {}
 
 
+class Matching(BaseModel):
+    """The data's own labels beside the prototypes, matched one to one."""
+
+    labels: list[str]
+    label_of: list[str | None]  # by prototype
+    counts: list[list[int]]  # people, by prototype and label
+    matched: int = Field(ge=0)
+    people: int = Field(ge=0)
+
+
+class Membership(BaseModel):
+    """Whose strongest prototype is which."""
+
+    exclusive: bool = False  # each person is in one group, and weights are probabilities
+    users: list[int] = []  # seen people, by their strongest prototype
+    matching: Matching | None = None
+
+
 class Analysis(BaseModel):
     """analysis.json: what the figures need beyond metrics.json."""
 
@@ -208,6 +226,7 @@ class Analysis(BaseModel):
     effect_unit: str = "nats per standard deviation"
     shared_effects: dict[str, float] = {}
     prototypes: list[Prototype] = []
+    membership: Membership = Membership()
     groups: list[Group] = []
 
 

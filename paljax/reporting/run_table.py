@@ -62,7 +62,7 @@ def _selection(run: Run) -> Html:
         marks = [(count, strength) == chosen for strength in strengths]
         found = [_candidate(*pair) for pair in zip(tried, marks, strict=True)]
         rows.append([f"K = {count}", *found])
-    header = ["Prototypes", *(f"λ = {strength:g}" for strength in strengths)]
+    header = ["Prototypes", *(f"λ = {s:g}" if s else "No λ" for s in strengths)]
     caption = "Selection on validation data: log loss in nats, accuracy below; ✓ is the choice"
     return page.table(caption, header, rows)
 

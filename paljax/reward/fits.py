@@ -3,12 +3,11 @@
 Test and unseen users' comparisons are read only after everything is chosen.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,9 +20,9 @@ from paljax.data.prepare import Prepared
 from paljax.evaluation import correctness
 from paljax.loop import Progress, fit
 from paljax.models import PreferenceModel
-from paljax.predictions import encode, pair, pair_margins
+from paljax.predictions import encode
 from paljax.reward.predictors import Trained, join
-from paljax.reward.tasks import Fitted, task_for
+from paljax.reward.tasks import Fitted, fits_by_em, task_for
 from paljax.runs import CHECKPOINTS, METRICS_LOG, MetricsLog
 from paljax.stopwatch import Pace, Stopwatch
 
@@ -171,7 +170,7 @@ def _with_strength(
     fitting: Fitting,
     model: PreferenceModel,
     snapshot: Fitted,
-    strength: float,
+    strength: float | None,
     train: Comparisons,
     validation: Comparisons,
     epochs: int,
@@ -181,9 +180,8 @@ def _with_strength(
     population = jax.nn.softmax(snapshot.population)
     trained = Trained(model, snapshot.params, population, strength)
     joined = join(trained, prepared.tables, train, len(prepared.dataset.users))
-    pairs = pair(encode(model, snapshot.params, prepared.tables), validation)
-    rows = jnp.take(joined.weights, jnp.asarray(validation.user), axis=0)
-    margins = np.asarray(pair_margins(model, snapshot.params, pairs, rows), np.float64)
+    encoded = encode(model, snapshot.params, prepared.tables)
+    margins = trained.margins(encoded, validation, joined.weights).astype(np.float64)
     losses = np.logaddexp(0, -margins)
     return Candidate(
         trained=trained,
@@ -196,8 +194,10 @@ def _with_strength(
     )
 
 
-def _strengths(config: Config, model: PreferenceModel, fitted: Fitted) -> list[float]:
-    """λ to choose from: what the fit has learned, or the configured grid."""
+def _strengths(config: Config, model: PreferenceModel, fitted: Fitted) -> Sequence[float | None]:
+    """λ to choose from: what the fit has learned, or the configured grid; None for members."""
+    if fits_by_em(config, model):
+        return [None]
     if model.num_prototypes == 1:
         return [config.prior_strength]
     if fitted.prior_strength is not None:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from paljax.data.batches import Tables
 from paljax.data.dataset import Comparisons
-from paljax.learners.new_users import NewUsers, adapt
+from paljax.learners.new_users import NewUsers, adapt, assign
 from paljax.models import Params, PreferenceModel
-from paljax.predictions import comparison_margins, encode
+from paljax.predictions import EncodedTables, comparison_margins, encode
 
 Margins = NDArray[Any]  # [n], in nats
 
@@ -29,18 +29,43 @@ class Trained(NamedTuple):
 
     model: PreferenceModel
     params: Params
-    population: Float[Array, "K"]  # the population's weights w̄
-    prior_strength: float  # λ, pseudo-comparisons
+    population: Float[Array, "K"]  # the population's weights w̄; η where users are members
+    # λ, pseudo-comparisons. None: a user is no mixture but a member of one prototype's group,
+    # nobody knows which, and weights are probabilities.
+    prior_strength: float | None
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether every user belongs to one prototype."""
+        return self.prior_strength is None
+
+    def margins(
+        self, encoded: EncodedTables, comparisons: Comparisons, weights: Float[Array, "U K"]
+    ) -> Margins:
+        """Margin of every comparison for the user who made it."""
+        return comparison_margins(
+            self.model, self.params, encoded, comparisons, weights, exclusive=self.exclusive
+        )
 
 
 def join(trained: Trained, tables: Tables, support: Comparisons, num_users: int) -> NewUsers:
     """Weights of users from their support comparisons; w̄ for a user without any."""
+    encoded = encode(trained.model, trained.params, tables)
+    if trained.prior_strength is None:
+        return assign(
+            trained.model,
+            trained.params,
+            trained.population,
+            encoded=encoded,
+            comparisons=support,
+            num_users=num_users,
+        )
     return adapt(
         trained.model,
         trained.params,
         trained.population,
         prior_strength=trained.prior_strength,
-        encoded=encode(trained.model, trained.params, tables),
+        encoded=encoded,
         comparisons=support,
         num_users=num_users,
     )
@@ -60,7 +85,7 @@ def predict_with(trained: Trained, tables: Tables, weights: Float[Array, "U K"])
 
     def margins_for(weights: Float[Array, "U K"], comparisons: Comparisons) -> Margins:
         encoded = encode(trained.model, trained.params, tables)
-        return comparison_margins(trained.model, trained.params, encoded, comparisons, weights)
+        return trained.margins(encoded, comparisons, weights)
 
     def joining(support: Comparisons, query: Comparisons) -> Margins:
         # All users of the data set, so that every fit of the run shares one compiled program.

@@ -12,6 +12,7 @@ from paljax.config import Config
 from paljax.data.dataset import Comparisons
 from paljax.data.prepare import Prepared
 from paljax.evaluation import Scores, accuracy_by_user, accuracy_gain, calibration, score
+from paljax.matching import label_of_user, match_groups
 from paljax.reward.fits import Candidate
 from paljax.reward.predictors import Predictor, Trained, join
 from paljax.reward.prototypes import EFFECT_UNIT, attribute_names, describe
@@ -162,6 +163,7 @@ def users_table(prepared: Prepared, users: Weights, accuracy: NDArray[np.float64
             "user_id": prepared.dataset.users,
             "role": np.where(users.unseen, "unseen", "seen"),
             "n_comparisons": counts,
+            "group": user_labels(prepared),
             "weights": users.weights.tolist(),
             "accuracy": [None if np.isnan(value) else value for value in accuracy],
             "gap": users.gap,
@@ -170,6 +172,7 @@ def users_table(prepared: Prepared, users: Weights, accuracy: NDArray[np.float64
             "user_id": pa.string(),
             "role": pa.string(),
             "n_comparisons": pa.int32(),
+            "group": pa.string(),
             "weights": pa.list_(pa.float32()),
             "accuracy": pa.float32(),
             "gap": pa.float32(),
@@ -230,7 +233,27 @@ def analysis(
             {"share": float(part)} | prototype
             for part, prototype in zip(share, prototypes, strict=True)
         ],
+        "membership": _membership(trained, prepared, users),
     }
+
+
+def user_labels(prepared: Prepared) -> list[str | None]:
+    """The data's own group label of every user; None where there is none, or several."""
+    dataset = prepared.dataset
+    return label_of_user(dataset.comparisons.user, dataset.group, len(dataset.users))
+
+
+def _membership(trained: Trained, prepared: Prepared, users: Weights) -> dict[str, Any]:
+    """How many seen users each prototype is the strongest of, and which label it stands for."""
+    num_prototypes = trained.model.num_prototypes
+    strongest = np.argmax(users.weights, axis=1)
+    counts = np.bincount(strongest[~users.unseen], minlength=num_prototypes)
+    record: dict[str, Any] = {"exclusive": trained.exclusive, "users": counts.tolist()}
+    labels = user_labels(prepared)
+    if any(label is not None for label in labels):
+        matching = match_groups(strongest, labels, num_groups=num_prototypes)
+        record["matching"] = matching._asdict() | {"counts": matching.counts.tolist()}
+    return record
 
 
 def selection(

@@ -74,7 +74,8 @@ def run(config: Config, run_dir: Path) -> None:
     storage.write_table(run_dir / runs.USERS, outcome.users)
     storage.write_json(run_dir / runs.METRICS, outcome.metrics)
     write_report([run_dir], run_dir / runs.REPORT)
-    for line in _summary(outcome.metrics):
+    without_users = _without_users(outcome.analysis["membership"]["users"])
+    for line in [*_summary(outcome.metrics), *without_users]:
         say(line)
 
 
@@ -217,6 +218,12 @@ def _numbers(prepared: Prepared) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Standardised numbers of all items, [N, D]; D = 0 where items have none."""
     items = prepared.tables.items
     return np.asarray(items.features if isinstance(items, VectorInputs) else items)
+
+
+def _without_users(users: list[int]) -> list[str]:
+    """Name the prototypes that are nobody's strongest."""
+    empty = [f"prototype {place + 1}" for place, count in enumerate(users) if not count]
+    return [f"without users: {', '.join(empty)} of {len(users)}"] if empty else []
 
 
 def _summary(metrics: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from paljax.config import Config, EpisodesLearner, OptimizerSection
+from paljax.config import Config, EMLearner, EpisodesLearner, OptimizerSection
 from paljax.data.batches import (
     Sizes,
     Tables,
@@ -25,7 +25,15 @@ from paljax.data.batches import (
 from paljax.data.by_user import one_over_total_weight, weighted_choices
 from paljax.data.dataset import Comparisons
 from paljax.data.episodes import plan_episodes, to_episode_batch
+from paljax.data.iterations import (
+    Choices,
+    IterationTables,
+    choices_by_user,
+    plan_iteration,
+    to_iteration,
+)
 from paljax.data.prepare import Prepared
+from paljax.learners.fit_by_em import EMState, best_start, expect, fit_by_em, foresee
 from paljax.learners.fit_by_episodes import EpisodeState, fit_by_episodes
 from paljax.learners.fit_by_gradient import FitState, fit_by_gradient, weights_of
 from paljax.learners.losses import LOSSES
@@ -42,7 +50,7 @@ class Fitted(NamedTuple):
     """The part of a learner's state that is the fitted model."""
 
     params: Params
-    population: Float[Array, "K"]  # logits of w̄
+    population: Float[Array, "K"]  # logits of w̄; log η of a fit by EM
     prior_strength: Float[Array, ""] | None  # λ where it was learned, in pseudo-comparisons
 
 
@@ -70,10 +78,17 @@ def task_for(
     Returns:
         The task.
     """
-    personal = model.num_prototypes > 1
-    episodes = isinstance(config.learner, EpisodesLearner) and personal
-    make = _episodes_task if episodes else _gradient_task
+    make = _gradient_task
+    if isinstance(config.learner, EpisodesLearner) and model.num_prototypes > 1:
+        make = _episodes_task
+    if fits_by_em(config, model):
+        make = _em_task
     return make(config, prepared, name, model, train, validation, epochs)
+
+
+def fits_by_em(config: Config, model: PreferenceModel) -> bool:
+    """Whether users are members of groups; with one group there is nothing to assign."""
+    return isinstance(config.learner, EMLearner) and model.num_prototypes > 1
 
 
 def _gradient_task(
@@ -183,6 +198,60 @@ def _episodes_task(
     )
 
 
+def _em_task(
+    config: Config,
+    prepared: Prepared,
+    name: str,
+    model: PreferenceModel,
+    train: Comparisons,
+    validation: Comparisons | None,
+    epochs: int,
+) -> Task:
+    section = config.learner
+    assert isinstance(section, EMLearner)
+    smoothing = config.loss.label_smoothing
+    rows = training_rows(
+        train, label_smoothing=smoothing, weight_by_user=config.loss.weight_by_user
+    )
+    num_users = len(prepared.dataset.users)
+    batch_size = min(config.training.batch_size, len(rows.weight))
+    sizes = plan_sizes(rows, batch_size=batch_size, seed=config.seed)
+    steps = epochs * section.passes * steps_per_epoch(len(rows.weight), batch_size)
+    learner = fit_by_em(
+        model,
+        example_items=_first(prepared.tables.items),
+        example_prompts=_first(prepared.tables.prompts),
+        num_users=num_users,
+        optimizer=optimizer_settings(config.optimizer, steps),
+        assignment=section.assignment,
+        starts=section.starts,
+    )
+    judge = _judge_starts(model, prepared, train, validation)
+    return Task(
+        name=name,
+        learner=learner,
+        epoch_batches=lambda epoch: plan_iteration(
+            rows,
+            sizes=sizes,
+            num_users=num_users,
+            batch_size=batch_size,
+            passes=section.passes,
+            seed=config.seed,
+            epoch=epoch,
+        ),
+        to_batch=to_iteration,
+        tables=IterationTables(
+            prepared.tables,
+            choices_by_user(train, num_users=num_users, label_smoothing=smoothing),
+        ),
+        snapshot=lambda state: _fitted_by_em(state, judge(state)),
+        validate=None if validation is None else lambda state: _of_best_start(judge(state)),
+        epochs=epochs,
+        patience=config.training.patience,
+        checkpoint_every=config.training.checkpoint_every,
+    )
+
+
 def optimizer_settings(section: OptimizerSection, num_steps: int) -> OptimizerSettings:
     """Schedule and rates of a fit of `num_steps` steps."""
     warmup = math.ceil(section.warmup_fraction * num_steps)
@@ -247,6 +316,34 @@ def _judge_joined(
     return judge
 
 
+def _judge_starts(
+    model: PreferenceModel,
+    prepared: Prepared,
+    train: Comparisons,
+    validation: Comparisons | None,
+) -> Callable[[EMState], Scores]:
+    """Score every start: by the evidence of its users' validation comparisons, given what the
+    training comparisons say about their groups; by that of the training comparisons without any.
+    """
+    num_users = len(prepared.dataset.users)
+    if validation is None:
+        return lambda state: {"loss": -state.evidence}
+    seen = choices_by_user(train, num_users=num_users)
+    held_out = choices_by_user(validation, num_users=num_users)
+
+    @jax.jit
+    def scores(state: EMState, tables: Tables, seen: Choices, held_out: Choices) -> Scores:
+        def of_start(params: Params, log_sizes: Array) -> Scores:
+            encoded = encode(model, params, tables)
+            known = expect(model, params, log_sizes, encoded, seen, num_users).responsibilities
+            found = foresee(model, params, jnp.log(known), encoded, held_out, num_users)
+            return {"loss": -found.evidence, "accuracy": found.accuracy}
+
+        return jax.vmap(of_start)(state.params, state.log_sizes)
+
+    return lambda state: scores(state, prepared.tables, seen, held_out)
+
+
 def _scores(margins: Float[Array, "n"]) -> Scores:
     return {
         "loss": jnp.mean(jax.nn.softplus(-margins)),
@@ -260,6 +357,18 @@ def _fitted_by_gradient(state: FitState) -> Fitted:
 
 def _fitted_by_episodes(state: EpisodeState) -> Fitted:
     return Fitted(state.params, state.population, jnp.exp(state.log_strength))
+
+
+def _fitted_by_em(state: EMState, scores: Scores) -> Fitted:
+    """The best start; η takes the place of the population's weights."""
+    best = best_start(-jnp.asarray(scores["loss"]))
+    params, log_sizes = jax.tree.map(lambda leaf: leaf[best], (state.params, state.log_sizes))
+    return Fitted(params, log_sizes, None)
+
+
+def _of_best_start(scores: Scores) -> Scores:
+    best = best_start(-jnp.asarray(scores["loss"]))
+    return {name: values[best] for name, values in scores.items()}
 
 
 def _first(inputs: Any) -> Any:

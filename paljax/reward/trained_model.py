@@ -34,6 +34,7 @@ class TrainedModel(NamedTuple):
     item_encoder: Encoder
     prompt_encoder: Encoder | None
     user_weights: dict[str, NDArray[np.float32]]  # by user id, [K] each
+    user_labels: dict[str, str]  # the data's own group label by user id, where there is one
 
     def encode(self, dataset: Dataset) -> Tables:
         """Inputs of a data set's items and prompts, as the model was trained to read them."""
@@ -83,7 +84,8 @@ def load_model(run_dir: Path) -> TrainedModel:
         num_prototypes = None if record["shared"] else record["num_prototypes"]
         model = build_model(config, num_prototypes, item_encoder, prompt_encoder)
         like = jax.eval_shape(lambda: _initial(model, item_encoder, prompt_encoder))
-        prior_strength = float(record["prior_strength"])
+        strength = record["prior_strength"]
+        prior_strength = None if strength is None else float(strength)
     except KeyError as error:
         raise UserError(f"{run_dir / runs.MODEL}: damaged: key {error} is missing") from None
     except (TypeError, ValueError) as error:
@@ -107,6 +109,7 @@ def load_model(run_dir: Path) -> TrainedModel:
         item_encoder=item_encoder,
         prompt_encoder=prompt_encoder,
         user_weights=user_weights,
+        user_labels=_user_labels(run_dir / runs.USERS),
     )
 
 
@@ -129,6 +132,16 @@ def _user_weights(file: Path, num_prototypes: int) -> dict[str, NDArray[np.float
     return {
         user: np.asarray(weights, np.float32)
         for user, weights in zip(users["user_id"], users["weights"], strict=True)
+    }
+
+
+def _user_labels(file: Path) -> dict[str, str]:
+    users = storage.read_table(file)
+    labels = users.get("group", [None] * len(users["user_id"]))
+    return {
+        user: label
+        for user, label in zip(users["user_id"], labels, strict=True)
+        if label is not None
     }
 
 
@@ -158,7 +171,8 @@ def item_rewards(
 ) -> NDArray[np.float32]:
     """Reward of every response for the weights beside it, in nats, shape [n].
 
-    Rewards of one prompt can be compared; their level is arbitrary.
+    Rewards of one prompt can be compared; their level is arbitrary. Where users are members of
+    groups, this is the mean of the groups' rewards, whose difference is not the user's log-odds.
     """
     trained = model.trained
     encoded_items = trained.model.encode_items(
