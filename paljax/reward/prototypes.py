@@ -96,18 +96,19 @@ def _effects(
     """Mean change [D, K] of the reward when an attribute rises by a standard deviation."""
     changes = []
     for column in range(len(attribute_names(prepared))):
+        rise = prepared.item_encoder.rise(column)
         higher, lower = (
-            _rewards_by_prototype(trained, prepared, _shifted(inputs, column, shift), prompts)
+            _rewards_by_prototype(trained, prepared, _shifted(inputs, shift * rise), prompts)
             for shift in (0.5, -0.5)
         )
         changes.append((higher - lower).mean(axis=0))
     return np.array(changes).reshape(-1, trained.model.num_prototypes)
 
 
-def _shifted(inputs: Inputs, column: int, shift: float) -> Inputs:
+def _shifted(inputs: Inputs, shift: NDArray[np.float32]) -> Inputs:
     if isinstance(inputs, VectorInputs):
-        return inputs._replace(features=inputs.features.at[:, column].add(shift))
-    return inputs.at[:, column].add(shift)
+        return inputs._replace(features=inputs.features + shift[None])
+    return inputs + shift[None]
 
 
 def _listed(

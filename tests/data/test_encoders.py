@@ -21,6 +21,53 @@ def test_numbers_are_standardised_by_training_rows():
     np.testing.assert_array_equal(encoded[:, 1], 0)
 
 
+# Contract lengths with a level in the middle, a column of two levels, one of four.
+LEVELS = np.array([[0, 1, 1], [1, 0, 2], [5, 1, 3], [0, 0, 4], [3, 7, 9]], np.float32)
+
+
+def test_a_number_of_few_levels_has_an_indicator_of_each_inner_level():
+    encoder = fit_encoder([Numbers(levels=3)], LEVELS, np.array([0, 1, 2, 3]))
+    encoded = encoder.encode(LEVELS)
+    assert encoder.blank().shape == (1, 4)
+    np.testing.assert_array_equal(encoded[:, :3], fit_plain(LEVELS, [0, 1, 2, 3]))
+    # Row 4 has a length of 3 years, which training never saw: it stays on the line.
+    np.testing.assert_array_equal(encoded[:, 3], [0, 1, 0, 0, 0])
+
+
+def test_any_function_of_the_levels_is_linear_and_no_column_is_redundant():
+    encoder = fit_encoder([Numbers(levels=4)], LEVELS[:4], np.arange(4))
+    lengths, fourths = LEVELS[:4, 0], LEVELS[:4, 2]
+    for levels, columns in ((lengths, [0, 3]), (fourths, [2, 4, 5])):
+        design = np.c_[np.ones(4), encoder.encode(LEVELS[:4])[:, columns]]
+        assert np.linalg.matrix_rank(design) == len(np.unique(levels)) == design.shape[1]
+
+
+def test_levels_are_those_of_training_rows_alone():
+    encoder = fit_encoder([Numbers(levels=3)], LEVELS, np.array([0, 0, 1, 3]))
+    # Training has two lengths, and 1, 2 and 4 in the last column.
+    np.testing.assert_array_equal(encoder.indicators.column, [2])
+    np.testing.assert_array_equal(encoder.indicators.value, [2])
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2])
+def test_no_number_has_indicators_below_three_levels(levels):
+    encoder = fit_encoder([Numbers(levels=levels)], LEVELS, np.arange(5))
+    np.testing.assert_array_equal(encoder.encode(LEVELS), fit_plain(LEVELS, np.arange(5)))
+
+
+def test_a_rise_moves_a_number_and_its_indicators_as_least_squares_would():
+    rows = np.array([0, 1, 2, 3, 3, 2, 2])
+    encoder = fit_encoder([Numbers(levels=3)], LEVELS, rows)
+    encoded = encoder.encode(LEVELS)[rows]
+    slope = np.polyfit(encoded[:, 0], encoded[:, 3], 1)[0]
+    np.testing.assert_allclose(encoder.rise(0), [1, 0, 0, slope], rtol=1e-5)
+    np.testing.assert_array_equal(encoder.rise(1), [0, 1, 0, 0])
+
+
+def fit_plain(table, rows):
+    return fit_encoder([Numbers()], table, np.asarray(rows)).encode(table)
+
+
 def test_an_item_that_training_never_saw_has_no_vector():
     encoder = fit_encoder([ItemId(width=4)], TEXTS, np.array([2, 0, 0]))
     inputs = encoder.encode(("water", "tea", "coffee", "juice"))
@@ -36,11 +83,14 @@ def test_encoders_concatenate():
     assert inputs.features.shape == (3, 2)
 
 
-@pytest.mark.parametrize("configs", [[Numbers()], [Numbers(), ItemId(width=3)]])
+@pytest.mark.parametrize(
+    "configs", [[Numbers()], [Numbers(levels=3)], [Numbers(levels=4), ItemId(width=3)]]
+)
 def test_an_encoder_survives_its_file(configs):
-    encoder = fit_encoder(configs, NUMBERS, np.array([0, 1]))
+    encoder = fit_encoder(configs, LEVELS, np.array([0, 1, 2, 3]))
     again = encoder_from_json(json.loads(json.dumps(encoder.to_json())))
-    one, other = encoder.encode(NUMBERS), again.encode(NUMBERS)
+    one, other = encoder.encode(LEVELS), again.encode(LEVELS)
+    np.testing.assert_array_equal(encoder.rise(0), again.rise(0))
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
