@@ -10,6 +10,7 @@ from typing import Any, Self
 import jax
 import orbax.checkpoint as ocp
 
+from paljax import processes
 from paljax.errors import UserError
 
 
@@ -72,8 +73,10 @@ class Checkpoints:
                 return self.restore(number, like)
             except DamagedError as error:
                 aside = self._folder.with_name(f"{self._folder.name}.damaged")
-                aside.mkdir(exist_ok=True)
-                (self._folder / str(number)).rename(aside / f"{number}-{time.time_ns()}")
+                with processes.first_goes_ahead():
+                    if processes.is_first():
+                        aside.mkdir(exist_ok=True)
+                        (self._folder / str(number)).rename(aside / f"{number}-{time.time_ns()}")
                 self._manager.reload()
                 say(f"{error}; moved to {aside}, the one before goes on")
         return None

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from paljax.errors import RunError, UserError
+from paljax.errors import RunError, Stopped, UserError
 
 
 def say(line: str) -> None:
@@ -67,7 +67,8 @@ def run_command(
         arguments: The arguments, None for those of the process.
 
     Returns:
-        0; 1 when the run can't go on; 2 when what the user gave is wrong.
+        0, also for a run that was asked to stop and has saved; 1 when the run can't go on; 2 when
+        what the user gave is wrong.
     """
     options = parser.parse_intermixed_args(arguments)
     try:
@@ -75,6 +76,8 @@ def run_command(
     except (UserError, RunError) as error:
         print(f"{parser.prog.removeprefix('python -m ')}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    except Stopped as stopped:
+        print(stopped)
     except BrokenPipeError:
         # The reader of our output has gone; keep Python from complaining again at exit.
         with contextlib.suppress(OSError):

@@ -13,6 +13,10 @@ class RunError(Exception):
     """A well-formed run can't go on. Commands print the line and exit with 1."""
 
 
+class Stopped(Exception):  # noqa: N818  (nothing went wrong)
+    """The run was asked to stop and has saved. Commands print the line and exit with 0."""
+
+
 @contextlib.contextmanager
 def about(subject: object) -> Iterator[None]:
     """Name the file that holds a mistake of the user, where what finds it knows no file."""

@@ -14,8 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from paljax.checkpoints import Checkpoints
-from paljax.errors import RunError
+from paljax.errors import RunError, Stopped
 from paljax.learners.learner import Learner, Metrics, State
+from paljax.parallel import Parallel, data_parallel, deal, start
 
 
 class Progress(NamedTuple):
@@ -43,6 +44,7 @@ class Task(NamedTuple):
     epochs: int
     patience: int | None  # epochs without a better validation loss
     checkpoint_every: int  # epochs
+    parallel: Parallel  # the devices that share the fit; `tables` are on each of them
 
 
 class Log(Protocol):
@@ -63,6 +65,7 @@ def fit(
     log: Log,
     say: Callable[[str], None],
     progress_bar: bool,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
     """Train until the epochs are over or the validation loss has stopped falling.
 
@@ -73,40 +76,54 @@ def fit(
         log: Takes one record a finished epoch; epochs that are done again are first forgotten.
         say: Takes what a person should know, in one line.
         progress_bar: Show one.
+        stop: Asked after every epoch; true saves and ends the fit. All processes must agree.
 
     Returns:
         The final progress; `best` is the fitted model.
 
     Raises:
         RunError: If a loss or gradient stops being finite. The last good checkpoint stays.
+        Stopped: If `stop` said so.
     """
-    start = _start(task, key)
-    restored = checkpoints.restore_newest(start, say=say)
-    progress = start if restored is None else restored
+    first = _start(task, key)
+    restored = checkpoints.restore_newest(first, say=say)
+    progress = first if restored is None else restored
     log.rewind(task.name, int(progress.epoch))
     if int(progress.epoch):
         say(f"{task.name}: continues after epoch {int(progress.epoch)}")
-    run_epoch = jax.jit(partial(_scan, task.learner, task.to_batch), donate_argnums=0)
+    run_epoch = data_parallel(
+        partial(_scan, task.learner, task.to_batch),
+        task.parallel.mesh,
+        task.parallel.backend,
+        of_users=task.learner.of_users,
+    )
     for epoch in _epochs(task, progress, progress_bar):
-        state, metrics = run_epoch(progress.state, task.epoch_batches(epoch), task.tables)
+        batches = deal(task.epoch_batches(epoch), task.parallel)
+        state, metrics = run_epoch(progress.state, batches, task.tables)
         averages = _averages(metrics, task.name)
         progress, scores = _judge(task, progress, state, epoch + 1, averages["loss"])
         log.append(_record(task.name, state, epoch + 1, averages, scores))
-        if (epoch + 1) % task.checkpoint_every == 0 or _is_over(task, progress):
+        stopped = stop()
+        if (epoch + 1) % task.checkpoint_every == 0 or _is_over(task, progress) or stopped:
             checkpoints.save(epoch + 1, progress)
+        if stopped:
+            raise Stopped(
+                f"{task.name}: asked to stop, saved after epoch {epoch + 1}; the same command goes "
+                "on from there"
+            )
         if _is_over(task, progress):
             break
     return progress
 
 
 def _start(task: Task, key: Any) -> Progress:
-    state = task.learner.init(key)
+    state = start(task.learner, key, task.parallel)
     return Progress(
         state=state,
         best=_copy(task.snapshot(state)),
-        epoch=jnp.zeros((), jnp.int32),
-        best_epoch=jnp.zeros((), jnp.int32),
-        best_loss=jnp.full((), jnp.inf, jnp.float32),
+        epoch=np.zeros((), np.int32),
+        best_epoch=np.zeros((), np.int32),
+        best_loss=np.full((), np.inf, np.float32),
     )
 
 
@@ -147,12 +164,12 @@ def _judge(
     if broken:
         raise _not_finite(f"{task.name}: epoch {epoch}", broken)
     loss = float(scores["loss"]) if scores else train_loss
-    progress = progress._replace(state=state, epoch=jnp.asarray(epoch, jnp.int32))
+    progress = progress._replace(state=state, epoch=np.asarray(epoch, np.int32))
     if not scores or loss < float(progress.best_loss):
         progress = progress._replace(
             best=_copy(task.snapshot(state)),
             best_epoch=progress.epoch,
-            best_loss=jnp.asarray(loss, jnp.float32),
+            best_loss=np.asarray(loss, np.float32),
         )
     return progress, scores
 

@@ -57,13 +57,26 @@ def require_usable(folder: Path, config: Config, *, resume: bool) -> None:
         raise UserError(f"{folder}: is not empty and holds no run; choose another --run-dir")
     if not resume:
         raise UserError(f"{folder}: holds a run; choose another --run-dir or --resume auto")
-    difference = first_difference(_record(read_config(folder)), _record(config))
+    held, wanted = _record(read_config(folder)), _record(config)
+    for record in (held, wanted):
+        # A run may go on with other devices, as long as its users stay in their blocks.
+        record["parallel"] = {"blocks": record["parallel"]["blocks"]}
+    difference = first_difference(held, wanted)
     if difference is not None:
         key, before, now = difference
         raise UserError(
             f"{folder}: holds a run with {key}={before!r}, this one has {now!r}; "
             "choose another --run-dir"
         )
+
+
+def with_blocks(folder: Path, config: Config, num_devices: int) -> Config:
+    """Give users the blocks that the run began with, or one a device where it begins."""
+    if config.parallel.blocks is not None:
+        return config
+    begun = read_config(folder).parallel.blocks if (folder / CONFIG).exists() else None
+    parallel = config.parallel.model_copy(update={"blocks": begun or num_devices})
+    return config.model_copy(update={"parallel": parallel})
 
 
 def open_run(folder: Path, config: Config) -> None:
@@ -159,6 +172,16 @@ class MetricsLog:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise UserError(f"{self._path}: can't be written ({error.strerror})") from None
+
+
+class NoLog:
+    """The log of a process whose records another process writes."""
+
+    def rewind(self, fit: str, epoch: int) -> None:
+        """Nothing is held."""
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Nothing is kept."""
 
 
 def _is_kept(line: str, fit: str, epoch: int) -> bool:

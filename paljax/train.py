@@ -34,18 +34,31 @@ def parser() -> argparse.ArgumentParser:
 
 def train(options: argparse.Namespace) -> None:
     """Run the command."""
-    from paljax import config, runs
+    from paljax import config, processes, runs
+    from paljax.parallel import on_devices
     from paljax.reward.run import run
 
     cache_compilations()
     settings = config.load(options.config, options.overrides)
     run_dir = options.run_dir or default_run_dir(options.config)
+    where = settings.parallel.processes
+    if where != "one":
+        address = (
+            None
+            if where == "environment"
+            else processes.Address(where.coordinator, where.count, where.index)
+        )
+        processes.join(address, lost_after_s=settings.parallel.lost_after_s)
+    chosen = on_devices(settings.parallel.backend, settings.parallel.num_devices)
+    settings = runs.with_blocks(run_dir, settings, chosen.num_devices)
     runs.require_usable(run_dir, settings, resume=options.resume == "auto")
-    if (run_dir / runs.REPORT).exists():
-        say(f"{run_dir}: this run is finished; --run-dir names a new one")
-    else:
+    finished = (run_dir / runs.REPORT).exists()
+    if not finished:
         run(settings, run_dir)
-    say(f"report: {run_dir / runs.REPORT}")
+    if processes.is_first():
+        if finished:
+            say(f"{run_dir}: this run is finished; --run-dir names a new one")
+        say(f"report: {run_dir / runs.REPORT}")
 
 
 def default_run_dir(config: Path) -> Path:

@@ -9,6 +9,9 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# What needs eight devices runs in a process of its own: see test_eight_devices.py.
+collect_ignore = [] if jax.device_count() == 8 else ["eight_devices"]
+
 
 @pytest.fixture(scope="module")
 def quick_compilation(tmp_path_factory):

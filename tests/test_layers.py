@@ -16,6 +16,7 @@ LAYERS = [
     ["models"],
     ["data"],
     ["predictions", "learners"],
+    ["parallel", "processes", "stopping"],
     ["checkpoints", "config", "storage", "evaluation", "matching", "loop", "commands"],
     ["stopwatch"],
     ["data.prepare", "runs", "figures", "reporting"],

@@ -13,6 +13,7 @@ from paljax.checkpoints import Checkpoints
 from paljax.errors import RunError
 from paljax.learners.learner import Learner
 from paljax.loop import Task, fit
+from paljax.parallel import on_devices
 from paljax.runs import MetricsLog
 
 STEPS = 3  # an epoch
@@ -48,6 +49,7 @@ def task(**changes):
         "epochs": 12,
         "patience": 3,
         "checkpoint_every": 2,
+        "parallel": on_devices("jit", 1),
     }
     return Task(**settings | changes)
 

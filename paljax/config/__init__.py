@@ -3,7 +3,7 @@
 from paljax.config.data import ColumnSplits, FileData, RandomSplits
 from paljax.config.reading import load, parse, read_yaml
 from paljax.config.reward import Config, EMLearner, EpisodesLearner
-from paljax.config.sections import OptimizerSection
+from paljax.config.sections import OptimizerSection, ParallelSection, ProcessesSection
 
 __all__ = [
     "ColumnSplits",
@@ -12,6 +12,8 @@ __all__ = [
     "EpisodesLearner",
     "FileData",
     "OptimizerSection",
+    "ParallelSection",
+    "ProcessesSection",
     "RandomSplits",
     "load",
     "parse",

@@ -11,6 +11,7 @@ from paljax.config.data import DataSection, RandomSplits, SplitsSection
 from paljax.config.sections import (
     LossSection,
     OptimizerSection,
+    ParallelSection,
     Section,
     Seed,
     TrainingSection,
@@ -113,6 +114,7 @@ class Config(Section):
     training: TrainingSection = Field(default_factory=TrainingSection)
     selection: SelectionSection = Field(default_factory=SelectionSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    parallel: ParallelSection = Field(default_factory=ParallelSection)
     versions: dict[str, str] = {}
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from paljax.errors import nearest
 from paljax.learners.losses import LOSSES
-from paljax.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+from paljax.ranges import Count, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
 Share = Annotated[float, Ge(0), Lt(1)]
 PositiveShare = Annotated[float, Gt(0), Le(1)]
@@ -101,3 +101,32 @@ class TrainingSection(Section):
     batch_size: PositiveInt = 256
     patience: PositiveInt | None = 20  # epochs without a better validation loss; null: never stop
     checkpoint_every: PositiveInt = 10  # epochs
+
+
+class ProcessesSection(Section):
+    """One of several processes, told where the first one listens."""
+
+    coordinator: Annotated[str, Field(pattern=r"^[^\s:]+:\d+$")]  # host:port of process 0
+    count: PositiveInt
+    index: Count  # of this process, from 0
+
+    @model_validator(mode="after")
+    def _index_below_count(self) -> Self:
+        if self.index >= self.count:
+            raise ValueError(
+                f"parallel.processes.index: {self.index} is not below count={self.count}"
+            )
+        return self
+
+
+class ParallelSection(Section):
+    """Which devices share a fit; a run may go on with other ones."""
+
+    backend: Literal["shard_map", "pmap", "jit"] = "shard_map"
+    num_devices: PositiveInt | None = None  # null: all of all processes, or one for jit
+    # Blocks that users are dealt to, a multiple of the devices. A run keeps those it began with, by
+    # default one a device.
+    blocks: PositiveInt | None = None
+    # environment: as the scheduler says (Slurm, Open MPI, Kubernetes, TPU pods).
+    processes: Literal["one", "environment"] | ProcessesSection = "one"
+    lost_after_s: PositiveInt = 100  # silence after which another process counts as dead

@@ -124,7 +124,11 @@ def plan_sizes(rows: Rows, *, batch_size: int, seed: int) -> Sizes:
         The most distinct items, prompts and users of a batch in epoch 0 and an eighth more, but no
         more than the rows have in all.
     """
-    order, _ = _order(len(rows.weight), batch_size, seed, epoch=0)
+    return plan_sizes_of(rows, _order(len(rows.weight), batch_size, seed, epoch=0)[0])
+
+
+def plan_sizes_of(rows: Rows, order: NDArray[np.int64]) -> Sizes:
+    """Sizes that hold these batches [S, B] of row numbers and an eighth more."""
     items, prompts, users = _values(rows.comparisons, order)
 
     def most(values: NDArray[np.int32]) -> int:
@@ -151,10 +155,33 @@ def plan_epoch(
         The plan.
     """
     order, present = _order(len(rows.weight), batch_size, seed, epoch)
+    return list_batches(rows, order, present, sizes=sizes, num_users=num_users)
+
+
+def list_batches(
+    rows: Rows,
+    order: NDArray[np.int64],
+    present: NDArray[np.bool_],
+    *,
+    sizes: Sizes,
+    num_users: int,
+) -> Plan:
+    """List the distinct items, prompts and users of batches.
+
+    Args:
+        rows: The training rows.
+        order: Row numbers of every batch, [S, B].
+        present: Which of them are not padding, [S, B].
+        sizes: I, M and R; batches that need more take more.
+        num_users: U; numbers from U on are padding.
+
+    Returns:
+        The plan; padding moves no user.
+    """
     both, prompts_of_rows, users_of_rows = _values(rows.comparisons, order)
     items, places = distinct(both, sizes.items, padding=0)
     prompts, prompt = distinct(prompts_of_rows, sizes.prompts, padding=0)
-    users, user = distinct(users_of_rows, sizes.users, padding=-1)
+    users, user = distinct(_present_users(users_of_rows, present), sizes.users, padding=-1)
     # Numbers from U on, each once: the user table takes distinct, sorted rows.
     absent = users < 0
     users = np.where(absent, num_users + np.cumsum(absent, axis=1) - 1, users)
@@ -162,8 +189,8 @@ def plan_epoch(
         items=items,
         prompts=prompts,
         users=users.astype(np.int32),
-        chosen=places[:, :batch_size],
-        rejected=places[:, batch_size:],
+        chosen=places[:, : order.shape[1]],
+        rejected=places[:, order.shape[1] :],
         prompt=prompt,
         user=user,
         weight=rows.weight[order],
@@ -203,6 +230,13 @@ def _order(
     order[num_rows:] = order[num_rows - 1]
     present = np.arange(order.size) < num_rows
     return order.reshape(steps, batch_size), present.reshape(steps, batch_size)
+
+
+def _present_users(users: NDArray[np.int32], present: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Users [S, B], padding under the number of one who is there, or -1 where nobody is."""
+    first = np.take_along_axis(users, np.argmax(present, axis=1)[:, None], axis=1)
+    somebody = np.where(np.any(present, axis=1, keepdims=True), first, np.int32(-1))
+    return np.where(present, users, somebody)
 
 
 def _values(

@@ -103,6 +103,7 @@ def plan_episodes(
     most_comparisons: int,
     seed: int,
     epoch: int,
+    num_devices: int = 1,
 ) -> EpisodePlan:
     """Part an epoch's users into episodes and list the distinct items and prompts of each step.
 
@@ -115,23 +116,26 @@ def plan_episodes(
         most_comparisons: Most comparisons of a user in one episode.
         seed: Of the data order.
         epoch: From 0.
+        num_devices: D; each step's users are dealt to so many.
 
     Returns:
-        The plan; every user with comparisons is in one step of it.
+        The plan of D S batches, S of the first device and then S of the next; every user with
+        comparisons is in one step of it, the same one for any D.
     """
     generator = np.random.default_rng((seed, epoch))
     parted = part_users(comparisons, most_comparisons=most_comparisons, generator=generator)
-    num_users, most = parted.rows.shape
+    num_users = len(parted.rows)
     steps = -(-num_users // users_per_batch)
-    users = np.zeros(steps * users_per_batch, np.int64)
-    users[:num_users] = generator.permutation(num_users)
-    real = (np.arange(len(users)) < num_users)[:, None]
-    shape = (steps, users_per_batch, most)
-    rows = parted.rows[users].reshape(shape)
-    present = (parted.present[users] & real).reshape(shape)
-    is_support = parted.support[users].reshape(shape)
+    order = np.full(steps * users_per_batch, -1)
+    order[:num_users] = generator.permutation(num_users)
+    order = _dealt(order.reshape(steps, users_per_batch), num_devices)
+    users, real = np.maximum(order, 0), (order >= 0)[..., None]
+    rows = parted.rows[users]
+    present = parted.present[users] & real
+    is_support = parted.support[users]
+    shape = rows.shape
 
-    flat = rows.reshape(steps, -1)
+    flat = rows.reshape(len(rows), -1)
     both = np.concatenate([comparisons.chosen[flat], comparisons.rejected[flat]], axis=1)
     items, places = distinct(both, sizes.items, padding=0)
     prompts, prompt = distinct(np.maximum(comparisons.prompt[flat], 0), sizes.prompts, padding=0)
@@ -144,6 +148,15 @@ def plan_episodes(
         support=np.where(present & is_support, weights[rows], 0).astype(np.float32),
         query=np.where(present & ~is_support, query_weights[rows], 0).astype(np.float32),
     )
+
+
+def _dealt(users: NDArray[np.int64], num_devices: int) -> NDArray[np.int64]:
+    """Deal each step's users [S, R] to D devices, [D S, R / D], and fill up with -1."""
+    steps, size = users.shape
+    part = -(-size // num_devices)
+    filled = np.full((steps, num_devices * part), -1)
+    filled[:, :size] = users
+    return filled.reshape(steps, num_devices, part).swapaxes(0, 1).reshape(-1, part)
 
 
 def to_episode_batch(tables: Tables, plan: Any) -> EpisodeBatch:

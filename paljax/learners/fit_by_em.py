@@ -16,7 +16,7 @@ from paljax.data.iterations import Choices, Iteration
 from paljax.kernels import log_odds, sum_by_user
 from paljax.learners.learner import Learner, Metrics
 from paljax.learners.losses import expected_loss, logistic
-from paljax.learners.optimizers import OptimizerSettings, by_group, clipping, norms_by_group
+from paljax.learners.optimizers import OptimizerSettings, by_group, clipped, gradient_norms
 from paljax.models import Inputs, Params, PreferenceModel, gather
 from paljax.predictions import EncodedTables, encode
 
@@ -100,7 +100,7 @@ def fit_by_em(
     if model.prototype_rewards is None:
         raise ValueError("fit_by_em needs a model with a reward for each prototype")
     num_groups = model.num_prototypes
-    transformation = optax.chain(clipping(optimizer), by_group(optimizer))
+    transformation = by_group(optimizer)
 
     def init_one(key: PRNGKeyArray) -> tuple[Params, optax.OptState]:
         params = model.init(key, example_items, example_prompts)
@@ -153,10 +153,12 @@ def fit_by_em(
                 jax.random.fold_in(key, step),
             )
             shared = (gradient, ())
+            norms = gradient_norms(shared)
+            shared = clipped(shared, norms["grad_norm"], optimizer)
             updates, optimizer_state = transformation.update(shared, optimizer_state, (params, ()))
             params, _ = optax.apply_updates((params, ()), updates)
-            metrics = {"loss": loss, "margin": margin, "grad_norm": optax.tree.norm(gradient)}
-            return (params, optimizer_state, step + 1), metrics | norms_by_group(shared)
+            metrics = {"loss": loss, "margin": margin} | norms
+            return (params, optimizer_state, step + 1), metrics
 
         (params, optimizer_state, _), metrics = jax.lax.scan(
             gradient_step, (params, optimizer_state, first_step), iteration.plan

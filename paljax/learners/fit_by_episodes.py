@@ -13,9 +13,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from paljax.data.episodes import EpisodeBatch
 from paljax.kernels import fit_simplex, mix
+from paljax.learners.devices import ONE_DEVICE, Devices
 from paljax.learners.learner import Learner, Metrics
 from paljax.learners.losses import Loss, expected_loss
-from paljax.learners.optimizers import OptimizerSettings, by_group, clipping, norms_by_group
+from paljax.learners.optimizers import OptimizerSettings, by_group, clipped, gradient_norms
 from paljax.models import Inputs, Params, PreferenceModel, gather
 
 
@@ -39,6 +40,7 @@ def fit_by_episodes(
     label_smoothing: float,
     prior_strength: float,
     optimizer: OptimizerSettings,
+    devices: Devices = ONE_DEVICE,
 ) -> Learner:
     """Minimise the mean loss of query comparisons for weights fitted to support comparisons.
 
@@ -55,6 +57,7 @@ def fit_by_episodes(
         label_smoothing: ε in [0, 1/2), for the query.
         prior_strength: Where λ starts, in pseudo-comparisons.
         optimizer: How parameters move; w̄ and log λ move as `user_weights`.
+        devices: Those that share a step, each with other users.
 
     Returns:
         A learner on `EpisodeState` and `EpisodeBatch`. Metrics of a step: those of
@@ -71,7 +74,7 @@ def fit_by_episodes(
     if model.prototype_rewards is None:
         raise ValueError("fit_by_episodes needs a model whose margins are linear in the weights")
     prototype_rewards = model.prototype_rewards
-    transformation = optax.chain(clipping(optimizer), by_group(optimizer))
+    transformation = by_group(optimizer)
 
     def init(key: PRNGKeyArray) -> EpisodeState:
         params_key, state_key = jax.random.split(key)
@@ -110,33 +113,40 @@ def fit_by_episodes(
         )
         margin = mix(margins, jnp.broadcast_to(fitted.weights[:, None, :], margins.shape))
         targets = jnp.full(margin.shape, 1 - label_smoothing, margin.dtype)
-        return _mean(expected_loss(loss, margin, targets), batch.query), margin
+        return _part_of_mean(expected_loss(loss, margin, targets), batch.query, devices), margin
 
     def step(state: EpisodeState, batch: EpisodeBatch) -> tuple[EpisodeState, Metrics]:
         shared = (state.params, (state.population, state.log_strength))
-        dropout_key = jax.random.fold_in(state.key, state.step)
+        dropout_key = devices.own_key(jax.random.fold_in(state.key, state.step))
         (value, margin), gradient = jax.value_and_grad(objective, has_aux=True)(
-            shared, batch, dropout_key
+            devices.local(shared), batch, dropout_key
         )
+        gradient = devices.total(gradient)
+        norms = gradient_norms(gradient)
+        gradient = clipped(gradient, norms["grad_norm"], optimizer)
         updates, optimizer_state = transformation.update(gradient, state.optimizer, shared)
         params, (population, log_strength) = optax.apply_updates(shared, updates)
-        norms = norms_by_group(gradient)
         metrics = {
             "step": state.step,
-            "loss": value,
-            "accuracy": _mean(0.5 * (1 + jnp.sign(margin)), batch.query),
-            "margin": _mean(margin, batch.query),
+            "loss": devices.total(value),
+            "accuracy": mean(0.5 * (1 + jnp.sign(margin)), batch.query),
+            "margin": mean(margin, batch.query),
             "prior_strength": jnp.exp(state.log_strength),
             "learning_rate": optimizer.learning_rate["networks"] * optimizer.schedule(state.step),
-            "grad_norm": optax.tree.norm(gradient),
         }
         new_state = EpisodeState(
             params, population, log_strength, optimizer_state, state.step + 1, state.key
         )
         return new_state, metrics | norms
 
+    def mean(values: Float[Array, "R n"], weights: Float[Array, "R n"]) -> Float[Array, ""]:
+        return jnp.asarray(devices.total(_part_of_mean(values, weights, devices)))
+
     return Learner(init, step)
 
 
-def _mean(values: Float[Array, "R n"], weights: Float[Array, "R n"]) -> Float[Array, ""]:
-    return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1e-12)
+def _part_of_mean(
+    values: Float[Array, "R n"], weights: Float[Array, "R n"], devices: Devices
+) -> Float[Array, ""]:
+    """What this device's users add to the weighted mean over all devices' users."""
+    return jnp.sum(values * weights) / jnp.maximum(devices.total(jnp.sum(weights)), 1e-12)

@@ -12,10 +12,11 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from paljax.data.batches import Batch
+from paljax.learners.devices import ONE_DEVICE, Devices
 from paljax.learners.lazy_rows import lazy_rows
 from paljax.learners.learner import Learner, Metrics
 from paljax.learners.losses import Loss, expected_loss
-from paljax.learners.optimizers import OptimizerSettings, adamw, by_group, clipping, norms_by_group
+from paljax.learners.optimizers import OptimizerSettings, adamw, by_group, clipped, gradient_norms
 from paljax.models import Inputs, Params, PreferenceModel, gather, margins
 
 
@@ -57,6 +58,7 @@ def fit_by_gradient(
     loss: Loss,
     prior_strength: float,
     optimizer: OptimizerSettings,
+    devices: Devices = ONE_DEVICE,
 ) -> Learner:
     """Minimise Σ_j ω_j ℓ(m_j) + λ Σ_u KL(w̄ ‖ w_u) over networks, prototypes and user weights.
 
@@ -71,6 +73,8 @@ def fit_by_gradient(
         loss: A loss on margins.
         prior_strength: λ >= 0, in pseudo-comparisons.
         optimizer: How parameters move.
+        devices: Those that share a step. Each has its own users' rows and comparisons, and its
+            batches number users by their place among its own.
 
     Returns:
         A learner on `FitState` and `Batch`. Metrics of a step: its number, loss and margin in nats,
@@ -82,7 +86,6 @@ def fit_by_gradient(
     """
     shared_optimizer = by_group(optimizer)
     user_rows = lazy_rows(adamw(optimizer, "user_weights"))
-    clip = clipping(optimizer)
 
     def init(key: PRNGKeyArray) -> FitState:
         params_key, state_key = jax.random.split(key)
@@ -113,18 +116,18 @@ def fit_by_gradient(
             batch.weight * expected_loss(loss, margin, batch.target)
             + prior_strength * batch.prior_share * penalty
         )
-        return _mean(losses, batch.present), margin
+        return _part_of_mean(losses, batch.present, devices), margin
 
     def step(state: FitState, batch: Batch) -> tuple[FitState, Metrics]:
         shared = (state.params, state.population)
         logits = jnp.take(state.user_logits, batch.users, axis=0, mode="clip")
-        dropout_key = jax.random.fold_in(state.key, state.step)
+        dropout_key = devices.own_key(jax.random.fold_in(state.key, state.step))
         (value, margin), gradients = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(
-            shared, logits, batch, dropout_key
+            devices.local(shared), logits, batch, dropout_key
         )
-        shared_gradient, row_gradient = gradients
-        norms = norms_by_group(shared_gradient, row_gradient)
-        (shared_gradient, row_gradient), _ = clip.update(gradients, clip.init(gradients))
+        gradients = (devices.total(gradients[0]), gradients[1])
+        norms = gradient_norms(*gradients, devices=devices)
+        shared_gradient, row_gradient = clipped(gradients, norms["grad_norm"], optimizer)
 
         factor = jnp.asarray(optimizer.schedule(state.step))
         updates, optimizer_state = shared_optimizer.update(shared_gradient, state.optimizer, shared)
@@ -138,19 +141,24 @@ def fit_by_gradient(
         )
         metrics = {
             "step": state.step,
-            "loss": value,
-            "accuracy": _mean(0.5 * (1 + jnp.sign(margin)), batch.present),
-            "margin": _mean(margin, batch.present),
+            "loss": devices.total(value),
+            "accuracy": mean(0.5 * (1 + jnp.sign(margin)), batch.present),
+            "margin": mean(margin, batch.present),
             "learning_rate": optimizer.learning_rate["networks"] * factor,
-            "grad_norm": optax.tree.norm(gradients),
         }
         new_state = FitState(
             params, population, optimizer_state, user_logits, user_state, state.step + 1, state.key
         )
         return new_state, metrics | norms
 
-    return Learner(init, step)
+    def mean(values: Float[Array, "B"], present: Bool[Array, "B"]) -> Float[Array, ""]:
+        return jnp.asarray(devices.total(_part_of_mean(values, present, devices)))
+
+    return Learner(init, step, of_users=("user_logits", "user_optimizer"))
 
 
-def _mean(values: Float[Array, "B"], present: Bool[Array, "B"]) -> Float[Array, ""]:
-    return jnp.sum(jnp.where(present, values, 0)) / jnp.maximum(jnp.sum(present), 1)
+def _part_of_mean(
+    values: Float[Array, "B"], present: Bool[Array, "B"], devices: Devices
+) -> Float[Array, ""]:
+    """What this device's comparisons add to the mean over all devices' comparisons."""
+    return jnp.sum(jnp.where(present, values, 0)) / jnp.maximum(devices.total(jnp.sum(present)), 1)

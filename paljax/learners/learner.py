@@ -21,3 +21,4 @@ class Learner(NamedTuple):
 
     init: Init
     step: Step
+    of_users: tuple[str, ...] = ()  # fields of the state whose leading axis is the users

@@ -3,9 +3,11 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
+from paljax.learners.devices import ONE_DEVICE, Devices
 from paljax.models import Params
 
 PARAMETER_GROUPS = ("networks", "prototypes", "scale", "user_weights")
@@ -45,26 +47,33 @@ def by_group(settings: OptimizerSettings) -> optax.GradientTransformation:
     )
 
 
-def clipping(settings: OptimizerSettings) -> optax.GradientTransformation:
-    """Scale the whole gradient down to the largest allowed norm."""
-    if settings.clip_norm is None:
-        return optax.identity()
-    return optax.clip_by_global_norm(settings.clip_norm)
+def clipped(gradients: Any, norm: Float[Array, ""], settings: OptimizerSettings) -> Any:
+    """Scale a whole gradient of this norm down to the largest allowed norm."""
+    most = settings.clip_norm
+    if most is None:
+        return gradients
+    # One factor for all leaves; divided first, so that a huge norm does not overflow.
+    return jax.tree.map(lambda leaf: jnp.where(norm < most, leaf, leaf / norm * most), gradients)
 
 
-def norms_by_group(shared: tuple[Params, Any], rows: Any = ()) -> dict[str, Array]:
-    """Norm of the gradient of every parameter group, named grad_norm/GROUP.
+def gradient_norms(
+    shared: tuple[Params, Any], rows: Any = (), *, devices: Devices = ONE_DEVICE
+) -> dict[str, Array]:
+    """Norm of the gradient, grad_norm, and of every parameter group, grad_norm/GROUP.
 
     Args:
         shared: Gradients of a model's parameters and of what all users' weights share.
-        rows: Gradients of users' own rows.
+        rows: Gradients of this device's users' own rows.
+        devices: Where the other users' rows are.
     """
-    parts: dict[str, list[Array]] = {group: [] for group in PARAMETER_GROUPS}
+    squares: dict[str, list[Array]] = {group: [] for group in PARAMETER_GROUPS}
     labels = jax.tree.leaves(_labels(shared))
     for label, leaf in zip(labels, jax.tree.leaves(shared), strict=True):
-        parts[label].append(leaf)
-    parts["user_weights"].extend(jax.tree.leaves(rows))
-    return {f"grad_norm/{group}": optax.tree.norm(part) for group, part in parts.items() if part}
+        squares[label].append(jnp.sum(leaf**2))
+    squares["user_weights"] += [devices.total(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(rows)]
+    by_group = {group: sum(parts) for group, parts in squares.items() if parts}
+    norms = {f"grad_norm/{group}": jnp.sqrt(square) for group, square in by_group.items()}
+    return {"grad_norm": jnp.sqrt(sum(by_group.values()))} | norms
 
 
 def _labels(shared: tuple[Params, Any]) -> tuple[Any, Any]:

@@ -18,12 +18,14 @@ from paljax.data.dataset import Comparisons
 from paljax.data.encoders import Encoder
 from paljax.data.prepare import Prepared
 from paljax.evaluation import correctness
-from paljax.loop import Progress, fit
+from paljax.loop import Log, Progress, fit
 from paljax.models import PreferenceModel
+from paljax.parallel import one_copy
 from paljax.predictions import encode
+from paljax.processes import of_first
 from paljax.reward.predictors import Trained, join
 from paljax.reward.tasks import Fitted, fits_by_em, task_for
-from paljax.runs import CHECKPOINTS, METRICS_LOG, MetricsLog
+from paljax.runs import CHECKPOINTS
 from paljax.stopwatch import Pace, Stopwatch
 
 
@@ -48,6 +50,8 @@ class Fitting(NamedTuple):
     say: Callable[[str], None]
     progress_bar: bool
     paces: list[Pace]  # of the fits so far; each adds its own
+    log: Log
+    stop: Callable[[], bool]  # whether the run is asked to stop; the same in all processes
 
 
 def build_model(
@@ -148,7 +152,7 @@ def _fit(
 ) -> Progress:
     task = task_for(fitting.config, fitting.prepared, name, model, train, validation, epochs=epochs)
     with Checkpoints(fitting.run_dir / CHECKPOINTS / name.replace(" ", "_")) as checkpoints:
-        watch = Stopwatch(MetricsLog(fitting.run_dir / METRICS_LOG))
+        watch = Stopwatch(fitting.log)
         progress = fit(
             task,
             jax.random.key(fitting.config.seed),
@@ -156,6 +160,7 @@ def _fit(
             log=watch,
             say=fitting.say,
             progress_bar=fitting.progress_bar,
+            stop=fitting.stop,
         )
     pace = watch.pace(len(train.user))
     fitting.paces.append(pace)
@@ -163,7 +168,7 @@ def _fit(
         f"{name}: {int(progress.epoch)} epochs, best {int(progress.best_epoch)}, "
         f"{pace.train_s:.1f} s and {pace.compile_s:.1f} s to compile"
     )
-    return progress
+    return progress._replace(best=one_copy(progress.best))
 
 
 def _with_strength(
@@ -182,14 +187,15 @@ def _with_strength(
     joined = join(trained, prepared.tables, train, len(prepared.dataset.users))
     encoded = encode(model, snapshot.params, prepared.tables)
     margins = trained.margins(encoded, validation, joined.weights).astype(np.float64)
-    losses = np.logaddexp(0, -margins)
+    losses = of_first(np.logaddexp(0, -margins))
+    accuracy = of_first(correctness(margins).mean())
     return Candidate(
         trained=trained,
         weights=np.asarray(joined.weights),
         gap=np.asarray(joined.gap),
         epochs=epochs,
         validation_nll=float(losses.mean()),
-        validation_accuracy=float(correctness(margins).mean()),
+        validation_accuracy=float(accuracy),
         validation_losses=losses,
     )
 

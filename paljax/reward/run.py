@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from paljax import runs, storage
+from paljax import processes, runs, stopping, storage
 from paljax.commands import on_terminal, say
 from paljax.config import Config
 from paljax.data.prepare import Prepared, prepare
@@ -54,13 +54,34 @@ def run(config: Config, run_dir: Path) -> None:
     Raises:
         UserError: If the data or the configuration are wrong.
         RunError: If a loss stops being finite.
+        Stopped: If the run was asked to stop.
     """
     started = time.perf_counter()
-    prepared = prepare(config, uses_prompts=config.model.name == "pal_b")
-    runs.open_run(run_dir, config)
-    runs.record_splits(run_dir, results.splits_table(prepared))
-    fitting = Fitting(config, prepared, run_dir, say, on_terminal(), paces=[])
-    fits = _fit(fitting)
+    first = processes.is_first()
+    with processes.first_goes_ahead():
+        prepared = prepare(config, uses_prompts=config.model.name == "pal_b")
+        if first:
+            runs.open_run(run_dir, config)
+            runs.record_splits(run_dir, results.splits_table(prepared))
+    with stopping.noticed() as asked:
+        fitting = Fitting(
+            config=config,
+            prepared=prepared,
+            run_dir=run_dir,
+            say=say if first else lambda line: None,
+            progress_bar=first and on_terminal(),
+            paces=[],
+            log=runs.MetricsLog(run_dir / runs.METRICS_LOG) if first else runs.NoLog(),
+            stop=lambda: processes.any_of(asked()),
+        )
+        fits = _fit(fitting)
+    if first:
+        _conclude(config, run_dir, fitting, fits, started)
+
+
+def _conclude(config: Config, run_dir: Path, fitting: Fitting, fits: Fits, started: float) -> None:
+    """Score what was fitted and write the results."""
+    prepared = fitting.prepared
     fitted = time.perf_counter()
     outcome = _evaluate(config, prepared, fits)
     ended = time.perf_counter()

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 
 from paljax.config import Config, EMLearner, EpisodesLearner, OptimizerSection
 from paljax.data.batches import (
+    Plan,
+    Rows,
     Sizes,
     Tables,
     plan_epoch,
@@ -22,6 +24,7 @@ from paljax.data.batches import (
     to_batch,
     training_rows,
 )
+from paljax.data.blocks import Blocks, deal_rows, deal_users, plan_dealt, plan_dealt_sizes
 from paljax.data.by_user import one_over_total_weight, weighted_choices
 from paljax.data.dataset import Comparisons
 from paljax.data.episodes import plan_episodes, to_episode_batch
@@ -33,6 +36,7 @@ from paljax.data.iterations import (
     to_iteration,
 )
 from paljax.data.prepare import Prepared
+from paljax.errors import UserError, nearest
 from paljax.learners.fit_by_em import EMState, best_start, expect, fit_by_em, foresee
 from paljax.learners.fit_by_episodes import EpisodeState, fit_by_episodes
 from paljax.learners.fit_by_gradient import FitState, fit_by_gradient, weights_of
@@ -41,7 +45,9 @@ from paljax.learners.new_users import adapt
 from paljax.learners.optimizers import OptimizerSettings
 from paljax.loop import Task
 from paljax.models import Params, PreferenceModel
+from paljax.parallel import Parallel, on_devices, one_copy, replicate, rows_of
 from paljax.predictions import EncodedTables, encode, pair, pair_margins
+from paljax.processes import of_first
 
 Scores = Mapping[str, Any]
 
@@ -108,34 +114,34 @@ def _gradient_task(
     num_users = len(prepared.dataset.users)
     batch_size = min(config.training.batch_size, len(rows.weight))
     steps = epochs * steps_per_epoch(len(rows.weight), batch_size)
-    sizes = plan_sizes(rows, batch_size=batch_size, seed=config.seed)
+    parallel = _parallel(config)
+    blocks = deal_users(
+        np.bincount(rows.comparisons.user, minlength=num_users), _num_blocks(config, parallel)
+    )
     learner = fit_by_gradient(
         model,
         example_items=_first(prepared.tables.items),
         example_prompts=_first(prepared.tables.prompts),
-        num_users=num_users,
+        num_users=blocks.num_rows,
         loss=LOSSES[config.loss.name],
         prior_strength=config.prior_strength,
         optimizer=optimizer_settings(config.optimizer, steps),
+        devices=parallel.devices,
     )
     return Task(
         name=name,
         learner=learner,
-        epoch_batches=lambda epoch: plan_epoch(
-            rows,
-            sizes=sizes,
-            num_users=num_users,
-            batch_size=batch_size,
-            seed=config.seed,
-            epoch=epoch,
-        ),
+        epoch_batches=_planner(rows, blocks, parallel, batch_size=batch_size, seed=config.seed),
         to_batch=to_batch,
-        tables=prepared.tables,
+        tables=replicate(prepared.tables, parallel),
         snapshot=_fitted_by_gradient,
-        validate=None if validation is None else _judge_rows(model, prepared, validation),
+        validate=None
+        if validation is None
+        else _judge_rows(model, prepared, validation, blocks, parallel),
         epochs=epochs,
         patience=config.training.patience,
         checkpoint_every=config.training.checkpoint_every,
+        parallel=parallel,
     )
 
 
@@ -155,6 +161,7 @@ def _episodes_task(
     if config.loss.weight_by_user:
         scale = one_over_total_weight(comparisons, weights)
         query_weights = (scale * weights).astype(np.float32)
+    parallel = _parallel(config)
     num_users = len(np.unique(comparisons.user))
     users_per_batch = min(section.users_per_batch, num_users)
     plan = partial(
@@ -165,6 +172,7 @@ def _episodes_task(
         users_per_batch=users_per_batch,
         most_comparisons=section.most_comparisons,
         seed=config.seed,
+        num_devices=parallel.num_devices,
     )
     first = plan(sizes=Sizes(0, 0, 0), epoch=0)
     num_items = len(np.unique([comparisons.chosen, comparisons.rejected]))
@@ -183,18 +191,20 @@ def _episodes_task(
         optimizer=optimizer_settings(
             config.optimizer, epochs * steps_per_epoch(num_users, users_per_batch)
         ),
+        devices=parallel.devices,
     )
     return Task(
         name=name,
         learner=learner,
         epoch_batches=lambda epoch: plan(sizes=sizes, epoch=epoch),
         to_batch=to_episode_batch,
-        tables=prepared.tables,
+        tables=replicate(prepared.tables, parallel),
         snapshot=_fitted_by_episodes,
         validate=None if validation is None else _judge_joined(model, prepared, train, validation),
         epochs=epochs,
         patience=config.training.patience,
         checkpoint_every=config.training.checkpoint_every,
+        parallel=parallel,
     )
 
 
@@ -209,6 +219,11 @@ def _em_task(
 ) -> Task:
     section = config.learner
     assert isinstance(section, EMLearner)
+    if (config.parallel.num_devices or 1) > 1:
+        raise UserError(
+            f"parallel.num_devices: {config.parallel.num_devices} wanted, learner.name 'em' runs "
+            "its starts side by side on one device; give 1 or null"
+        )
     smoothing = config.loss.label_smoothing
     rows = training_rows(
         train, label_smoothing=smoothing, weight_by_user=config.loss.weight_by_user
@@ -249,6 +264,7 @@ def _em_task(
         epochs=epochs,
         patience=config.training.patience,
         checkpoint_every=config.training.checkpoint_every,
+        parallel=on_devices("jit", 1),
     )
 
 
@@ -272,19 +288,63 @@ def optimizer_settings(section: OptimizerSection, num_steps: int) -> OptimizerSe
     )
 
 
+def _parallel(config: Config) -> Parallel:
+    return on_devices(config.parallel.backend, config.parallel.num_devices)
+
+
+def _num_blocks(config: Config, parallel: Parallel) -> int:
+    """L, which the devices share equally."""
+    blocks = config.parallel.blocks or parallel.num_devices
+    if blocks % parallel.num_devices:
+        fitting = [count for count in range(1, blocks + 1) if blocks % count == 0]
+        raise UserError(
+            f"parallel.num_devices: {parallel.num_devices} can't share {blocks} blocks of users "
+            f"equally; {nearest('', fitting)}"
+        )
+    return blocks
+
+
+def _planner(
+    rows: Rows, blocks: Blocks, parallel: Parallel, *, batch_size: int, seed: int
+) -> Callable[[int], Plan]:
+    """Plan epochs: of all rows together, or of each device's own."""
+    if blocks.num_blocks == 1:
+        sizes = plan_sizes(rows, batch_size=batch_size, seed=seed)
+        return lambda epoch: plan_epoch(
+            rows,
+            sizes=sizes,
+            num_users=blocks.num_rows,
+            batch_size=batch_size,
+            seed=seed,
+            epoch=epoch,
+        )
+    dealt = deal_rows(rows, blocks, num_devices=parallel.num_devices, batch_size=batch_size)
+    sizes = plan_dealt_sizes(dealt, seed=seed)
+    return lambda epoch: plan_dealt(dealt, sizes=sizes, seed=seed, epoch=epoch)
+
+
 def _judge_rows(
-    model: PreferenceModel, prepared: Prepared, validation: Comparisons
+    model: PreferenceModel,
+    prepared: Prepared,
+    validation: Comparisons,
+    blocks: Blocks,
+    parallel: Parallel,
 ) -> Callable[[FitState], Scores]:
     """Score validation comparisons for the users' weights of the state."""
-    users = jnp.asarray(validation.user)
+    rows = blocks.row[validation.user]
 
     @jax.jit
-    def scores(state: FitState, tables: Tables) -> Scores:
-        pairs = pair(encode(model, state.params, tables), validation)
-        weights = weights_of(state.population, jnp.take(state.user_logits, users, axis=0))
-        return _scores(pair_margins(model, state.params, pairs, weights))
+    def scores(fitted: Fitted, logits: Float[Array, "n K"], tables: Tables) -> Scores:
+        pairs = pair(encode(model, fitted.params, tables), validation)
+        weights = weights_of(fitted.population, logits)
+        return _scores(pair_margins(model, fitted.params, pairs, weights))
 
-    return lambda state: scores(state, prepared.tables)
+    def judge(state: FitState) -> Scores:
+        fitted = one_copy(_fitted_by_gradient(state))
+        judged: Scores = scores(fitted, rows_of(state.user_logits, rows, parallel), prepared.tables)
+        return judged
+
+    return judge
 
 
 def _judge_joined(
@@ -300,17 +360,19 @@ def _judge_joined(
         return _scores(pair_margins(model, params, pairs, jnp.take(weights, users, axis=0)))
 
     def judge(state: EpisodeState) -> Scores:
-        encoded = encode(model, state.params, prepared.tables)
+        fitted = one_copy(_fitted_by_episodes(state))
+        assert fitted.prior_strength is not None
+        encoded = encode(model, fitted.params, prepared.tables)
         joined = adapt(
             model,
-            state.params,
-            jax.nn.softmax(state.population),
-            prior_strength=jnp.exp(state.log_strength),
+            fitted.params,
+            jax.nn.softmax(fitted.population),
+            prior_strength=fitted.prior_strength,
             encoded=encoded,
             comparisons=train,
             num_users=num_users,
         )
-        judged: Scores = scores(state.params, encoded, joined.weights)
+        judged: Scores = of_first(scores(fitted.params, encoded, joined.weights))
         return judged
 
     return judge
