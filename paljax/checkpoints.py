@@ -1,5 +1,6 @@
 """Checkpoints of a fit, written by Orbax in the background; no pickle is ever read."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
@@ -53,7 +54,8 @@ class Checkpoints:
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
-            return self._manager.restore(number, args=ocp.args.StandardRestore(target))
+            with _patient_event_loops():
+                return self._manager.restore(number, args=ocp.args.StandardRestore(target))
         except Exception as error:  # what Orbax's readers raise; plain exceptions are among it
             reason = " ".join(str(error).split())[:200]
             raise DamagedError(f"{self._folder / str(number)}: can't be read: {reason}") from error
@@ -105,3 +107,34 @@ class Checkpoints:
         except Exception as error:  # Orbax passes on whatever its writers raise
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{self._folder}: a checkpoint can't be written: {reason}") from None
+
+
+class _PatientLoop(asyncio.SelectorEventLoop):
+    """An event loop that lets what is pending finish before it closes."""
+
+    def close(self) -> None:
+        if not self.is_closed() and (pending := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        super().close()
+
+
+class _PatientLoops(asyncio.DefaultEventLoopPolicy):
+    """A policy by which every new event loop is patient."""
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        return _PatientLoop()
+
+
+@contextlib.contextmanager
+def _patient_event_loops() -> Iterator[None]:
+    """Have Orbax read in event loops that wait for all reads.
+
+    It reads a checkpoint's arrays side by side and closes its event loop when the first of them
+    fails. TensorStore then reports the others to a closed loop, and prints a traceback for each.
+    """
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(_PatientLoops())
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop_policy(before)
