@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from paljax import models
 from paljax.data.batches import Batch
@@ -68,7 +67,8 @@ def compiled_step(num_users: int) -> tuple[Any, FitState, float]:
         optimizer=OptimizerSettings(
             learning_rate=dict.fromkeys(PARAMETER_GROUPS, 1e-3),
             weight_decay=dict.fromkeys(PARAMETER_GROUPS, 0.0),
-            schedule=optax.constant_schedule(1.0),
+            schedule="constant",
+            warmup_fraction=0.0,
             clip_norm=1.0,
         ),
     )

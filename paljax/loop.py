@@ -4,19 +4,20 @@ An epoch is a pure function of the state and the epoch's number, and the state i
 checkpoint holds; a resumed run therefore equals a straight one bit for bit.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from paljax.checkpoints import Checkpoints
 from paljax.errors import RunError, Stopped
 from paljax.learners.learner import Learner, Metrics, State
-from paljax.parallel import Parallel, data_parallel, deal, start
+from paljax.parallel import Backend, Parallel, data_parallel, deal, start
 
 
 class Progress(NamedTuple):
@@ -91,12 +92,7 @@ def fit(
     log.rewind(task.name, int(progress.epoch))
     if int(progress.epoch):
         say(f"{task.name}: continues after epoch {int(progress.epoch)}")
-    run_epoch = data_parallel(
-        partial(_scan, task.learner, task.to_batch),
-        task.parallel.mesh,
-        task.parallel.backend,
-        of_users=task.learner.of_users,
-    )
+    run_epoch = epoch_program(task)
     for epoch in _epochs(task, progress, progress_bar):
         batches = deal(task.epoch_batches(epoch), task.parallel)
         state, metrics = run_epoch(progress.state, batches, task.tables)
@@ -127,16 +123,34 @@ def _start(task: Task, key: Any) -> Progress:
     )
 
 
-def _scan(
-    learner: Learner,
-    to_batch: Callable[[Any, Any], Any],
-    state: State,
-    batches: Any,
-    tables: Any,
-) -> tuple[State, Metrics]:
-    return jax.lax.scan(
-        lambda state, batch: learner.step(state, to_batch(tables, batch)), state, batches
+def epoch_program(task: Task) -> Callable[[State, Any, Any], tuple[State, Metrics]]:
+    """The compiled epoch, (state, batches, tables) -> (state, metrics of every step).
+
+    Tasks with one `step` and one shape of batches share a compiled program.
+    """
+    return _epoch_program(
+        cast(Hashable, task.learner.step),
+        task.to_batch,
+        task.parallel.mesh,
+        task.parallel.backend,
+        task.learner.of_users,
     )
+
+
+@lru_cache
+def _epoch_program(
+    step: Any,  # a `Step`, and a function of (tables, batch); the cache asks for what is hashable
+    to_batch: Any,
+    mesh: Mesh,
+    backend: Backend,
+    of_users: tuple[str, ...],
+) -> Callable[[State, Any, Any], tuple[State, Metrics]]:
+    def scan(state: State, batches: Any, tables: Any) -> tuple[State, Metrics]:
+        return jax.lax.scan(
+            lambda state, batch: step(state, to_batch(tables, batch)), state, batches
+        )
+
+    return data_parallel(scan, mesh, backend, of_users=of_users)
 
 
 def _epochs(task: Task, progress: Progress, show: bool) -> Iterator[int]:

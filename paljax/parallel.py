@@ -139,7 +139,7 @@ def _by_pmap(step: Step, mesh: Mesh, of_users: tuple[str, ...]) -> Step:
 def start(learner: Learner, key: Any, parallel: Parallel) -> State:
     """The learner's first state, every user's row made where it belongs."""
     if parallel.backend == "jit":
-        return learner.init(key)
+        return jax.jit(learner.init)(key)
     shapes = jax.eval_shape(learner.init, key)
     places = _by_field(
         shapes,

@@ -30,13 +30,20 @@ def one_over_total_weight(comparisons: Comparisons, weights: NDArray[Any]) -> ND
     return np.asarray((1 / np.where(totals > 0, totals, 1))[comparisons.user])
 
 
+def power_of_two(count: int) -> int:
+    """The smallest power of two that is no smaller."""
+    return 1 << max(count - 1, 0).bit_length()
+
+
 def rows_by_user(
-    comparisons: Comparisons, weights: NDArray[np.float32], num_users: int
+    comparisons: Comparisons, weights: NDArray[np.float32], num_users: int, *, room: int = 0
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Row numbers of every user's comparisons and their weights, both [U, n] and padded with 0."""
+    """Row numbers of every user's comparisons and their weights, both [U, n] and padded with 0.
+
+    n is a power of two and at least `room`: what a program is compiled for serves other data too.
+    """
     counts = np.bincount(comparisons.user, minlength=num_users)
-    # Powers of two: the shots of an n-shot curve then share few compiled programs.
-    size = 1 << int(counts.max() - 1).bit_length()
+    size = max(power_of_two(int(counts.max())), room)
     order = np.argsort(comparisons.user, kind="stable")
     place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     rows = np.zeros((num_users, size), np.int32)

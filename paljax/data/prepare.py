@@ -7,6 +7,7 @@ import numpy as np
 from paljax.config import ColumnSplits, Config, FileData
 from paljax.data import builders, files
 from paljax.data.batches import Tables, place_tables
+from paljax.data.by_user import power_of_two
 from paljax.data.dataset import Dataset
 from paljax.data.encoders import Encoder, fit_encoder
 from paljax.data.splits import (
@@ -27,6 +28,14 @@ class Prepared(NamedTuple):
     item_encoder: Encoder
     prompt_encoder: Encoder | None
     tables: Tables
+
+    @property
+    def room(self) -> int:
+        """Most comparisons that a user is fitted to in this run, rounded up to a power of two."""
+        fitted_to = self.dataset.comparisons.select(
+            self.split.rows("train", "validation", "support")
+        )
+        return power_of_two(int(np.bincount(fitted_to.user, 1 + fitted_to.tie).max()))
 
 
 def prepare(config: Config, *, uses_prompts: bool) -> Prepared:

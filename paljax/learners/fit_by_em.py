@@ -16,7 +16,13 @@ from paljax.data.iterations import Choices, Iteration
 from paljax.kernels import log_odds, sum_by_user
 from paljax.learners.learner import Learner, Metrics
 from paljax.learners.losses import expected_loss, logistic
-from paljax.learners.optimizers import OptimizerSettings, by_group, clipped, gradient_norms
+from paljax.learners.optimizers import (
+    OptimizerSettings,
+    by_group,
+    clipped,
+    gradient_norms,
+    rate_factor,
+)
 from paljax.models import Inputs, Params, PreferenceModel, gather
 from paljax.predictions import EncodedTables, encode
 
@@ -33,6 +39,7 @@ class EMState(NamedTuple):
     optimizer: optax.OptState  # of params, leading axis R
     evidence: Float[Array, "R"]  # nats a comparison, of the choices at the last E-step
     step: Int[Array, ""]  # gradient steps taken
+    num_steps: Int[Array, ""]  # gradient steps that the schedule spans
     key: PRNGKeyArray  # [R]; step t of a start draws from fold_in(key, t)
 
 
@@ -115,6 +122,7 @@ def fit_by_em(
             optimizer=optimizer_state,
             evidence=jnp.full(starts, -jnp.inf),
             step=jnp.zeros((), jnp.int32),
+            num_steps=jnp.asarray(optimizer.num_steps, jnp.int32),
             key=jax.random.split(state_key, starts),
         )
 
@@ -141,6 +149,7 @@ def fit_by_em(
         responsibilities: Array,
         iteration: Iteration,
         first_step: Array,
+        num_steps: Array,
     ) -> tuple[Params, optax.OptState, Metrics]:
         def gradient_step(
             carried: tuple[Params, optax.OptState, Array], plan: Plan
@@ -156,7 +165,8 @@ def fit_by_em(
             norms = gradient_norms(shared)
             shared = clipped(shared, norms["grad_norm"], optimizer)
             updates, optimizer_state = transformation.update(shared, optimizer_state, (params, ()))
-            params, _ = optax.apply_updates((params, ()), updates)
+            factor = rate_factor(optimizer, step, num_steps)
+            params, _ = optax.apply_updates((params, ()), optax.tree.scale(factor, updates))
             metrics = {"loss": loss, "margin": margin} | norms
             return (params, optimizer_state, step + 1), metrics
 
@@ -172,13 +182,14 @@ def fit_by_em(
         key: PRNGKeyArray,
         iteration: Iteration,
         step: Array,
+        num_steps: Array,
     ) -> tuple[Params, optax.OptState, Expectation, Metrics]:
         encoded = encode(model, params, iteration.tables)
         found = expect(
             model, params, log_sizes, encoded, iteration.choices, num_users, assignment=assignment
         )
         params, optimizer_state, metrics = maximise(
-            params, optimizer_state, key, found.responsibilities, iteration, step
+            params, optimizer_state, key, found.responsibilities, iteration, step, num_steps
         )
         metrics |= {
             "evidence": found.evidence,
@@ -189,15 +200,31 @@ def fit_by_em(
 
     def step(state: EMState, batch: Iteration) -> tuple[EMState, Metrics]:
         params, optimizer_state, found, metrics = jax.vmap(
-            iterate, in_axes=(0, 0, 0, 0, None, None)
-        )(state.params, state.log_sizes, state.optimizer, state.key, batch, state.step)
+            iterate, in_axes=(0, 0, 0, 0, None, None, None)
+        )(
+            state.params,
+            state.log_sizes,
+            state.optimizer,
+            state.key,
+            batch,
+            state.step,
+            state.num_steps,
+        )
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(found.evidence)
         best = best_start(found.evidence)
         of_best = {name: values[best] for name, values in metrics.items()}
         steps = len(batch.plan.present)
-        rate = optimizer.learning_rate["networks"] * optimizer.schedule(state.step)
+        rate = optimizer.learning_rate["networks"] * rate_factor(
+            optimizer, state.step, state.num_steps
+        )
         new_state = EMState(
-            params, found.log_sizes, optimizer_state, found.evidence, state.step + steps, state.key
+            params=params,
+            log_sizes=found.log_sizes,
+            optimizer=optimizer_state,
+            evidence=found.evidence,
+            step=state.step + steps,
+            num_steps=state.num_steps,
+            key=state.key,
         )
         return new_state, of_best | {
             "step": state.step,

@@ -16,7 +16,13 @@ from paljax.kernels import fit_simplex, mix
 from paljax.learners.devices import ONE_DEVICE, Devices
 from paljax.learners.learner import Learner, Metrics
 from paljax.learners.losses import Loss, expected_loss
-from paljax.learners.optimizers import OptimizerSettings, by_group, clipped, gradient_norms
+from paljax.learners.optimizers import (
+    OptimizerSettings,
+    by_group,
+    clipped,
+    gradient_norms,
+    rate_factor,
+)
 from paljax.models import Inputs, Params, PreferenceModel, gather
 
 
@@ -28,6 +34,7 @@ class EpisodeState(NamedTuple):
     log_strength: Float[Array, ""]  # log λ; λ in pseudo-comparisons
     optimizer: optax.OptState  # of the three above
     step: Int[Array, ""]  # steps taken
+    num_steps: Int[Array, ""]  # that the schedule spans
     key: PRNGKeyArray  # step t draws from fold_in(key, t)
 
 
@@ -88,6 +95,7 @@ def fit_by_episodes(
             log_strength=log_strength,
             optimizer=transformation.init(shared),
             step=jnp.zeros((), jnp.int32),
+            num_steps=jnp.asarray(optimizer.num_steps, jnp.int32),
             key=state_key,
         )
 
@@ -125,17 +133,26 @@ def fit_by_episodes(
         norms = gradient_norms(gradient)
         gradient = clipped(gradient, norms["grad_norm"], optimizer)
         updates, optimizer_state = transformation.update(gradient, state.optimizer, shared)
-        params, (population, log_strength) = optax.apply_updates(shared, updates)
+        factor = rate_factor(optimizer, state.step, state.num_steps)
+        params, (population, log_strength) = optax.apply_updates(
+            shared, optax.tree.scale(factor, updates)
+        )
         metrics = {
             "step": state.step,
             "loss": devices.total(value),
             "accuracy": mean(0.5 * (1 + jnp.sign(margin)), batch.query),
             "margin": mean(margin, batch.query),
             "prior_strength": jnp.exp(state.log_strength),
-            "learning_rate": optimizer.learning_rate["networks"] * optimizer.schedule(state.step),
+            "learning_rate": optimizer.learning_rate["networks"] * factor,
         }
         new_state = EpisodeState(
-            params, population, log_strength, optimizer_state, state.step + 1, state.key
+            params,
+            population,
+            log_strength,
+            optimizer_state,
+            state.step + 1,
+            state.num_steps,
+            state.key,
         )
         return new_state, metrics | norms
 

@@ -16,7 +16,14 @@ from paljax.learners.devices import ONE_DEVICE, Devices
 from paljax.learners.lazy_rows import lazy_rows
 from paljax.learners.learner import Learner, Metrics
 from paljax.learners.losses import Loss, expected_loss
-from paljax.learners.optimizers import OptimizerSettings, adamw, by_group, clipped, gradient_norms
+from paljax.learners.optimizers import (
+    OptimizerSettings,
+    adamw,
+    by_group,
+    clipped,
+    gradient_norms,
+    rate_factor,
+)
 from paljax.models import Inputs, Params, PreferenceModel, gather, margins
 
 
@@ -29,6 +36,7 @@ class FitState(NamedTuple):
     user_logits: Float[Array, "U K"]  # W, relative to the population's: w = softmax(population + W)
     user_optimizer: optax.OptState  # leading axis U
     step: Int[Array, ""]  # steps taken
+    num_steps: Int[Array, ""]  # that the schedule spans
     key: PRNGKeyArray  # step t draws from fold_in(key, t)
 
 
@@ -99,6 +107,7 @@ def fit_by_gradient(
             user_logits=user_logits,
             user_optimizer=user_rows.init(user_logits),
             step=jnp.zeros((), jnp.int32),
+            num_steps=jnp.asarray(optimizer.num_steps, jnp.int32),
             key=state_key,
         )
 
@@ -129,9 +138,9 @@ def fit_by_gradient(
         norms = gradient_norms(*gradients, devices=devices)
         shared_gradient, row_gradient = clipped(gradients, norms["grad_norm"], optimizer)
 
-        factor = jnp.asarray(optimizer.schedule(state.step))
+        factor = rate_factor(optimizer, state.step, state.num_steps)
         updates, optimizer_state = shared_optimizer.update(shared_gradient, state.optimizer, shared)
-        params, population = optax.apply_updates(shared, updates)
+        params, population = optax.apply_updates(shared, optax.tree.scale(factor, updates))
         user_logits, user_state = user_rows.update(
             row_gradient,
             batch.users,
@@ -147,7 +156,14 @@ def fit_by_gradient(
             "learning_rate": optimizer.learning_rate["networks"] * factor,
         }
         new_state = FitState(
-            params, population, optimizer_state, user_logits, user_state, state.step + 1, state.key
+            params,
+            population,
+            optimizer_state,
+            user_logits,
+            user_state,
+            state.step + 1,
+            state.num_steps,
+            state.key,
         )
         return new_state, metrics | norms
 

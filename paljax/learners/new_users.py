@@ -47,6 +47,7 @@ def adapt(
     encoded: EncodedTables,
     comparisons: Comparisons,
     num_users: int,
+    room: int = 0,
 ) -> NewUsers:
     """Fit all users' weights to their comparisons in one jitted call.
 
@@ -60,6 +61,7 @@ def adapt(
         encoded: All items and prompts after the model's networks.
         comparisons: The users' comparisons; `user` counts from 0.
         num_users: U; a user without comparisons gets w̄ exactly.
+        room: n at least: fits with the same room share a compiled program.
 
     Returns:
         Weights, gap, covariance and iterations of every user.
@@ -68,15 +70,14 @@ def adapt(
         paljax's design, section 2.3; PAL, arXiv 2406.08469, section 3 (new users).
     """
     comparisons, sample_weights = weighted_choices(comparisons)
-    rows, mask = map(jnp.asarray, rows_by_user(comparisons, sample_weights, num_users))
+    rows, mask = map(jnp.asarray, rows_by_user(comparisons, sample_weights, num_users, room=room))
     pairs = pair(encoded, comparisons)
     strength = jnp.asarray(prior_strength, jnp.float32)
     if model.prototype_rewards is not None:
-        fitted = _fit_linear(
-            prototype_margins(model, params, pairs), rows, mask, population, strength
-        )
+        of_rows = gather(prototype_margins(model, params, pairs), rows)
+        fitted = _fit_linear(of_rows, mask, population, strength)
     else:
-        fitted = _fit_nonlinear(model, params, pairs, rows, mask, population, strength)
+        fitted = _fit_nonlinear(model, params, gather(pairs, rows), mask, population, strength)
     return NewUsers(
         weights=fitted.weights,
         gap=fitted.gap,
@@ -130,11 +131,9 @@ _expect = jax.jit(expect, static_argnames=("model", "num_users"))
 
 @jax.jit
 def _fit_linear(
-    margin: Array, rows: Array, mask: Array, population: Array, strength: Array
+    margin: Float[Array, "U n K"], mask: Array, population: Array, strength: Array
 ) -> SimplexFit:
-    return fit_simplex(
-        gather(margin, rows), mask, prior=population, strength=strength, tolerance=GAP_TOLERANCE
-    )
+    return fit_simplex(margin, mask, prior=population, strength=strength, tolerance=GAP_TOLERANCE)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -142,18 +141,17 @@ def _fit_nonlinear(
     model: PreferenceModel,
     params: Params,
     pairs: Pairs,
-    rows: Array,
     mask: Array,
     population: Array,
     strength: Array,
 ) -> SimplexFit:
     def margin_of_user(weights: Float[Array, "K"], pairs: Pairs) -> Float[Array, "n"]:
-        repeated = jnp.broadcast_to(weights, (rows.shape[1], weights.shape[0]))
+        repeated = jnp.broadcast_to(weights, (mask.shape[1], weights.shape[0]))
         return margins(model, params, (pairs.chosen, pairs.rejected), pairs.prompt, repeated)
 
     return fit_simplex_nonlinear(
         margin_of_user,
-        gather(pairs, rows),
+        pairs,
         mask,
         prior=population,
         strength=strength,

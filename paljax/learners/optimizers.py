@@ -1,11 +1,12 @@
 """How parameters move: AdamW with a learning rate and a weight decay for each parameter group."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from paljax.learners.devices import ONE_DEVICE, Devices
 from paljax.models import Params
@@ -18,10 +19,41 @@ class OptimizerSettings(NamedTuple):
 
     learning_rate: dict[str, float]  # peak rate of each of PARAMETER_GROUPS
     weight_decay: dict[str, float]  # decoupled decay of each of PARAMETER_GROUPS
-    schedule: optax.Schedule  # step -> factor of the peak rates, in [0, 1]
+    schedule: str  # one of SCHEDULES
+    warmup_fraction: float  # share of the steps before the rates reach their peak
     clip_norm: float | None  # largest global norm of the gradient
     beta1: float = 0.9
     beta2: float = 0.999
+    num_steps: int = 1  # that the schedule spans; learners keep it in their state
+
+
+# Share of the steps after warm-up, in [0, 1] -> factor of the peak rates, in [0, 1].
+SCHEDULES: Mapping[str, Callable[[Float[Array, ""]], Float[Array, ""]]] = {
+    "constant": jnp.ones_like,
+    "cosine": lambda share: (1 + jnp.cos(jnp.pi * share)) / 2,
+    "linear": lambda share: 1 - share,
+}
+
+
+def rate_factor(
+    settings: OptimizerSettings, step: Int[Array, ""], num_steps: Int[Array, ""]
+) -> Float[Array, ""]:
+    """Factor of the peak learning rates at a step: a linear warm-up, then the schedule.
+
+    The number of steps is an array, so that fits of different lengths share a compiled program.
+
+    Args:
+        settings: How parameters move.
+        step: Steps taken.
+        num_steps: Steps that the schedule spans.
+
+    Returns:
+        The factor, in [0, 1]. The first is 1 / (warmup + 1): a step with rate zero would be lost.
+    """
+    warmup = jnp.ceil(settings.warmup_fraction * num_steps)
+    share = (step - warmup) / jnp.maximum(num_steps - warmup, 1)
+    after = SCHEDULES[settings.schedule](jnp.clip(share, 0, 1))
+    return jnp.where(step < warmup, (step + 1) / (warmup + 1), after)
 
 
 def adamw(settings: OptimizerSettings, group: str) -> optax.GradientTransformation:
@@ -33,14 +65,15 @@ def adamw(settings: OptimizerSettings, group: str) -> optax.GradientTransformati
 
 
 def by_group(settings: OptimizerSettings) -> optax.GradientTransformation:
-    """AdamW on (parameters of a model, what all users' weights share), each group at its rate."""
+    """AdamW on (parameters of a model, what all users' weights share), each group at its peak rate.
 
-    def rate(group: str) -> optax.Schedule:
-        return lambda step: settings.learning_rate[group] * settings.schedule(step)
-
+    Scale the updates by `rate_factor`.
+    """
     return optax.partition(
         {
-            group: optax.chain(adamw(settings, group), optax.scale_by_learning_rate(rate(group)))
+            group: optax.chain(
+                adamw(settings, group), optax.scale_by_learning_rate(settings.learning_rate[group])
+            )
             for group in PARAMETER_GROUPS
         },
         _labels,

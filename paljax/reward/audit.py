@@ -165,9 +165,10 @@ def _format_probe(
 
     validation = pooled("validation")
     validation = validation.select(~validation.tie)
-    spread = baselines.best_spread(features, pooled("train"), validation, num_users=1)
+    everybody = baselines.Users(1, room=0)
+    spread = baselines.best_spread(features, pooled("train"), validation, everybody)
     rows = pooled("train", "validation")
-    probe = baselines.per_user_logistic_regression(features, rows, num_users=1, spread=spread)
+    probe = baselines.per_user_logistic_regression(features, rows, everybody, spread=spread)
     correct = correctness(probe.seen(test._replace(user=np.zeros_like(test.user))))
     mean, interval = mean_over_users(correct, test.user, resamples=resamples, seed=seed)
     return {"accuracy": mean, "interval": interval, "n": len(correct)}

@@ -35,6 +35,13 @@ class Population(NamedTuple):
     covariance: Float[Array, "D D"]
 
 
+class Users(NamedTuple):
+    """How many users there are, and what a fit has room for."""
+
+    number: int  # U
+    room: int  # n at least, so that all fits of a run share a compiled program
+
+
 class _UserRows(NamedTuple):
     """Attribute differences, chosen minus rejected, by user."""
 
@@ -108,30 +115,30 @@ def item_majority(train: Comparisons, num_items: int) -> Predictor:
     return Predictor(seen=margins, joining=lambda support, query: margins(query))
 
 
-def mixed_logit(features: NDArray[np.float32], train: Comparisons, num_users: int) -> Predictor:
+def mixed_logit(features: NDArray[np.float32], train: Comparisons, users: Users) -> Predictor:
     """Hierarchical Gaussian mixed logit: every user's weights shrunk to the population's.
 
     Args:
         features: Standardised attributes of all items, [N, D].
         train: Training comparisons.
-        num_users: U.
+        users: How many they are.
 
     Returns:
         The predictor, by every user's most probable weights.
     """
-    population = mixed_logit_population(_rows_of(features, train, num_users))
-    return _predictor(features, train, num_users, population)
+    population = mixed_logit_population(_rows_of(features, train, users))
+    return _predictor(features, train, users, population)
 
 
 def per_user_logistic_regression(
-    features: NDArray[np.float32], train: Comparisons, num_users: int, *, spread: float
+    features: NDArray[np.float32], train: Comparisons, users: Users, *, spread: float
 ) -> Predictor:
     """A logistic regression of each user alone, with a Gaussian prior around zero.
 
     Args:
         features: Standardised attributes of all items, [N, D].
         train: Training comparisons.
-        num_users: U.
+        users: How many they are.
         spread: Standard deviation of the prior.
 
     Returns:
@@ -139,30 +146,30 @@ def per_user_logistic_regression(
     """
     width = features.shape[1]
     population = Population(jnp.zeros(width), spread**2 * jnp.eye(width))
-    return _predictor(features, train, num_users, population)
+    return _predictor(features, train, users, population)
 
 
 def best_spread(
     features: NDArray[np.float32],
     train: Comparisons,
     validation: Comparisons,
-    num_users: int,
+    users: Users,
     spreads: Sequence[float] = PRIOR_SPREADS,
 ) -> float:
     """The prior's standard deviation that serves validation data best, by log-likelihood."""
 
     def validation_nll(spread: float) -> float:
-        predictor = per_user_logistic_regression(features, train, num_users, spread=spread)
+        predictor = per_user_logistic_regression(features, train, users, spread=spread)
         return float(np.logaddexp(0, -predictor.seen(validation)).mean())
 
     return min(spreads, key=validation_nll)
 
 
 def _predictor(
-    features: NDArray[np.float32], train: Comparisons, num_users: int, population: Population
+    features: NDArray[np.float32], train: Comparisons, users: Users, population: Population
 ) -> Predictor:
     def margins_after(support: Comparisons) -> Callable[[Comparisons], Margins]:
-        weights, _ = _fit_users(_rows_of(features, support, num_users), population)
+        weights, _ = _fit_users(_rows_of(features, support, users), population)
         on_host = np.asarray(weights, np.float64)
         return lambda rows: np.sum(on_host[rows.user] * _differences(features, rows), axis=1)
 
@@ -201,9 +208,9 @@ def _newton(
     return weights, jnp.linalg.inv(negative_hessian(weights))
 
 
-def _rows_of(features: NDArray[np.float32], rows: Comparisons, num_users: int) -> _UserRows:
+def _rows_of(features: NDArray[np.float32], rows: Comparisons, users: Users) -> _UserRows:
     rows, weights = weighted_choices(rows)
-    places, mask = rows_by_user(rows, weights, num_users)
+    places, mask = rows_by_user(rows, weights, users.number, room=users.room)
     return _UserRows(jnp.asarray(_differences(features, rows)[places]), jnp.asarray(mask))
 
 

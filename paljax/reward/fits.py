@@ -18,13 +18,15 @@ from paljax.data.dataset import Comparisons
 from paljax.data.encoders import Encoder
 from paljax.data.prepare import Prepared
 from paljax.evaluation import correctness
+from paljax.learners.learner import Learner
 from paljax.loop import Log, Progress, fit
 from paljax.models import PreferenceModel
 from paljax.parallel import one_copy
 from paljax.predictions import encode
 from paljax.processes import of_first
+from paljax.reward.judges import Fitted
 from paljax.reward.predictors import Trained, join
-from paljax.reward.tasks import Fitted, fits_by_em, task_for
+from paljax.reward.tasks import fits_by_em, learner_for, task_for
 from paljax.runs import CHECKPOINTS
 from paljax.stopwatch import Pace, Stopwatch
 
@@ -52,6 +54,7 @@ class Fitting(NamedTuple):
     paces: list[Pace]  # of the fits so far; each adds its own
     log: Log
     stop: Callable[[], bool]  # whether the run is asked to stop; the same in all processes
+    learners: dict[PreferenceModel, Learner]  # a refit takes its model's, and no new program
 
 
 def build_model(
@@ -150,7 +153,12 @@ def _fit(
     validation: Comparisons | None,
     epochs: int,
 ) -> Progress:
-    task = task_for(fitting.config, fitting.prepared, name, model, train, validation, epochs=epochs)
+    learners, config, prepared = fitting.learners, fitting.config, fitting.prepared
+    if model not in learners:
+        learners[model] = learner_for(config, prepared, model)
+    task = task_for(
+        config, prepared, name, model, learners[model], train, validation, epochs=epochs
+    )
     with Checkpoints(fitting.run_dir / CHECKPOINTS / name.replace(" ", "_")) as checkpoints:
         watch = Stopwatch(fitting.log)
         progress = fit(
@@ -184,7 +192,8 @@ def _with_strength(
     prepared = fitting.prepared
     population = jax.nn.softmax(snapshot.population)
     trained = Trained(model, snapshot.params, population, strength)
-    joined = join(trained, prepared.tables, train, len(prepared.dataset.users))
+    num_users = len(prepared.dataset.users)
+    joined = join(trained, prepared.tables, train, num_users, room=prepared.room)
     encoded = encode(model, snapshot.params, prepared.tables)
     margins = trained.margins(encoded, validation, joined.weights).astype(np.float64)
     losses = of_first(np.logaddexp(0, -margins))

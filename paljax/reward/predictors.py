@@ -48,7 +48,9 @@ class Trained(NamedTuple):
         )
 
 
-def join(trained: Trained, tables: Tables, support: Comparisons, num_users: int) -> NewUsers:
+def join(
+    trained: Trained, tables: Tables, support: Comparisons, num_users: int, *, room: int = 0
+) -> NewUsers:
     """Weights of users from their support comparisons; w̄ for a user without any."""
     encoded = encode(trained.model, trained.params, tables)
     if trained.prior_strength is None:
@@ -68,16 +70,20 @@ def join(trained: Trained, tables: Tables, support: Comparisons, num_users: int)
         encoded=encoded,
         comparisons=support,
         num_users=num_users,
+        room=room,
     )
 
 
-def predict_with(trained: Trained, tables: Tables, weights: Float[Array, "U K"]) -> Predictor:
+def predict_with(
+    trained: Trained, tables: Tables, weights: Float[Array, "U K"], *, room: int
+) -> Predictor:
     """Predict with a preference model.
 
     Args:
         trained: The model.
         tables: Inputs of all items and prompts.
         weights: Weights of all users of the data set, seen ones fitted.
+        room: Of `adapt`.
 
     Returns:
         The predictor; users who join are fitted to their support comparisons.
@@ -89,7 +95,8 @@ def predict_with(trained: Trained, tables: Tables, weights: Float[Array, "U K"])
 
     def joining(support: Comparisons, query: Comparisons) -> Margins:
         # All users of the data set, so that every fit of the run shares one compiled program.
-        return margins_for(join(trained, tables, support, len(weights)).weights, query)
+        joined = join(trained, tables, support, len(weights), room=room)
+        return margins_for(joined.weights, query)
 
     return Predictor(seen=lambda rows: margins_for(weights, rows), joining=joining)
 

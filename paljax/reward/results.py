@@ -43,7 +43,7 @@ def all_weights(prepared: Prepared, fitted: Candidate) -> Weights:
     unseen = np.zeros(len(prepared.dataset.users), bool)
     unseen[comparisons.user[split.rows("support", "query")]] = True
     support = comparisons.select(split.rows("support"))
-    joined = join(fitted.trained, prepared.tables, support, len(unseen))
+    joined = join(fitted.trained, prepared.tables, support, len(unseen), room=prepared.room)
     return Weights(
         np.where(unseen[:, None], np.asarray(joined.weights), fitted.weights),
         np.where(unseen, np.asarray(joined.gap), fitted.gap),

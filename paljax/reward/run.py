@@ -72,6 +72,7 @@ def run(config: Config, run_dir: Path) -> None:
             progress_bar=first and on_terminal(),
             paces=[],
             log=runs.MetricsLog(run_dir / runs.METRICS_LOG) if first else runs.NoLog(),
+            learners={},
             stop=lambda: processes.any_of(asked()),
         )
         fits = _fit(fitting)
@@ -182,7 +183,8 @@ def _fit(fitting: Fitting) -> Fits:
 def _fit_published(fitting: Fitting) -> Candidate:
     """The authors' PAL on the same comparisons for the same number of epochs."""
     uses_prompts = fitting.prepared.prompt_encoder is not None
-    theirs = fitting._replace(config=as_published(fitting.config, uses_prompts=uses_prompts))
+    config = as_published(fitting.config, uses_prompts=uses_prompts)
+    theirs = fitting._replace(config=config, learners={})
     model = _model(theirs, theirs.config.model.num_prototypes)
     fitted = best_of(fit_candidates(theirs, published.NAME, model))
     if not theirs.config.selection.refit:
@@ -213,12 +215,14 @@ def _predictors(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Pre
         train = comparisons.select(split.rows("train"))
         validation = comparisons.select(split.rows("validation"))
         validation = validation.select(~validation.tie)
-        num_users = len(prepared.dataset.users)
-        spread = baselines.best_spread(features, train, validation, num_users)
+        users = baselines.Users(len(prepared.dataset.users), prepared.room)
+        spread = baselines.best_spread(features, train, validation, users)
+        parts = ("train", "validation") if config.selection.refit else ("train",)
+        rows = comparisons.select(split.rows(*parts))
         predictors["per_user_logistic_regression"] = baselines.per_user_logistic_regression(
-            features, rows, num_users, spread=spread
+            features, rows, users, spread=spread
         )
-        predictors["mixed_logit"] = baselines.mixed_logit(features, rows, num_users)
+        predictors["mixed_logit"] = baselines.mixed_logit(features, rows, users)
     return predictors
 
 
@@ -232,7 +236,8 @@ def _before_refit(config: Config, prepared: Prepared, fits: Fits) -> dict[str, P
 
 
 def _predict(prepared: Prepared, candidate: Candidate) -> Predictor:
-    return predict_with(candidate.trained, prepared.tables, jnp.asarray(candidate.weights))
+    weights = jnp.asarray(candidate.weights)
+    return predict_with(candidate.trained, prepared.tables, weights, room=prepared.room)
 
 
 def _numbers(prepared: Prepared) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from functools import cache, partial
+from functools import cache
 
 import jax
 import numpy as np
@@ -13,10 +13,10 @@ from paljax.config import parse
 from paljax.data.blocks import deal_users
 from paljax.data.prepare import prepare
 from paljax.errors import UserError
-from paljax.loop import _scan, fit
-from paljax.parallel import data_parallel, deal, on_devices, start
+from paljax.loop import epoch_program, fit
+from paljax.parallel import deal, on_devices, start
 from paljax.reward.fits import build_model
-from paljax.reward.tasks import task_for
+from paljax.reward.tasks import learner_for, task_for
 from paljax.runs import MetricsLog
 
 EPOCHS = 2
@@ -58,19 +58,15 @@ def small_task(learner="gradient", *, num_users=23, epochs=EPOCHS, **parallel):
     )
     # Users with few and many comparisons, so that blocks differ.
     kept = np.random.default_rng(1).random(len(train.user)) < (1 + train.user % 4) / 4
+    learner = learner_for(settings, prepared, model)
     return task_for(
-        settings, prepared, "small", model, train.select(kept), validation, epochs=epochs
+        settings, prepared, "small", model, learner, train.select(kept), validation, epochs=epochs
     )
 
 
 def one_epoch(task):
     """The state and metrics after one epoch."""
-    run = data_parallel(
-        partial(_scan, task.learner, task.to_batch),
-        task.parallel.mesh,
-        task.parallel.backend,
-        of_users=task.learner.of_users,
-    )
+    run = epoch_program(task)
     state = start(task.learner, jax.random.key(0), task.parallel)
     return run(state, deal(task.epoch_batches(0), task.parallel), task.tables)
 
@@ -140,14 +136,9 @@ def collectives(num_users):
     """Kinds and shapes of what devices send each other in one compiled epoch."""
     task = small_task(num_users=num_users)
     state = start(task.learner, jax.random.key(0), task.parallel)
-    run = data_parallel(
-        partial(_scan, task.learner, task.to_batch),
-        task.parallel.mesh,
-        "shard_map",
-        of_users=task.learner.of_users,
-    )
     batches = jax.tree.map(lambda leaf: leaf[:16], task.epoch_batches(0))
-    compiled = run.lower(state, deal(batches, task.parallel), task.tables).compile().as_text()
+    given = (state, deal(batches, task.parallel), task.tables)
+    compiled = epoch_program(task).lower(*given).compile().as_text()
     kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
     return sorted(re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", compiled))
 

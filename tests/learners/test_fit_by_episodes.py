@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import scipy
 
@@ -25,7 +24,8 @@ def settings(rate=0.05, **changes):
     defaults = {
         "learning_rate": dict.fromkeys(GROUPS, rate),
         "weight_decay": dict.fromkeys(GROUPS, 0.0),
-        "schedule": optax.constant_schedule(1.0),
+        "schedule": "constant",
+        "warmup_fraction": 0.0,
         "clip_norm": None,
     }
     return OptimizerSettings(**(defaults | changes))

@@ -47,7 +47,8 @@ def settings(**changes):
     defaults = {
         "learning_rate": dict.fromkeys(groups, 0.05),
         "weight_decay": dict.fromkeys(groups, 0.0),
-        "schedule": optax.constant_schedule(1.0),
+        "schedule": "constant",
+        "warmup_fraction": 0.0,
         "clip_norm": None,
     }
     return OptimizerSettings(**(defaults | changes))
