@@ -1,12 +1,12 @@
 """Where comparisons come from, and who learns from which of them."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from annotated_types import Ge
 from pydantic import Field
 
-from paljax.config.sections import PositiveShare, Section, Share
-from paljax.ranges import Count, NonNegativeFloat, PositiveFloat, PositiveInt
+from paljax.config.sections import PositiveShare, Section, Share, options_section
+from paljax.data.sources import SOURCES
+from paljax.ranges import Count
 
 
 class FileData(Section):
@@ -16,30 +16,6 @@ class FileData(Section):
     path: Annotated[str, Field(pattern=r"^[^\x00]+$")]
     columns: dict[str, str] = {}
     on_bad_row: Literal["error", "skip"] = "error"
-
-
-class ElectricityData(Section):
-    """361 people's choices among electricity contracts."""
-
-    name: Literal["electricity"] = "electricity"
-
-
-class SyntheticData(Section):
-    """Planted users, prototypes and projector; see `paljax.data.synthetic.SyntheticConfig`."""
-
-    name: Literal["synthetic"] = "synthetic"
-    num_users: PositiveInt = 100
-    comparisons_per_user: PositiveInt = 100
-    num_prototypes: PositiveInt = 3
-    width: PositiveInt = 16
-    latent_width: PositiveInt = 16
-    setting: Literal["partition", "mixture"] = "partition"
-    separation: PositiveFloat = 1.5
-    concentration: PositiveFloat = 1.0
-    temperature: NonNegativeFloat = 0.0
-    projector: Literal["linear", "mlp", "identity"] = "linear"
-    num_items: Annotated[int, Ge(2)] | None = None
-    seed: Count = 0
 
 
 class RandomSplits(Section):
@@ -59,5 +35,11 @@ class ColumnSplits(Section):
     name: Literal["column"] = "column"
 
 
-DataSection = Annotated[FileData | ElectricityData | SyntheticData, Field(discriminator="name")]
+if TYPE_CHECKING:
+    DataSection = Any  # made from the registry; a section's keys are the data set's options
+else:
+    DataSection = Annotated[
+        Union[FileData, *(options_section(source) for source in SOURCES.values())],
+        Field(discriminator="name"),
+    ]
 SplitsSection = Annotated[RandomSplits | ColumnSplits, Field(discriminator="name")]

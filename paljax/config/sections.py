@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from paljax.errors import nearest
+from paljax.data.source import DirectSource, Source
+from paljax.errors import UserError, nearest
 from paljax.learners.losses import LOSSES
 from paljax.ranges import Count, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
@@ -42,6 +43,24 @@ def section_of(function: Callable[..., Any], name: str, **replaced: Any) -> type
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
         fields[key] = (parameter.annotation, default)
     made: type[Section] = create_model(f"{name}_section", __base__=Section, **(fields | replaced))
+    return made
+
+
+def options_section(source: Source | DirectSource) -> type[Section]:
+    """The section whose keys are the options of a data set, and whose values the options accept."""
+
+    def check(section: Section) -> Section:
+        try:
+            source.options(**section.model_dump(exclude={"name"}))
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return section
+
+    keys = section_of(source.options, source.name)
+    validators: dict[str, Any] = {"options_fit": model_validator(mode="after")(check)}
+    made: type[Section] = create_model(
+        f"{source.name}_section", __base__=keys, __validators__=validators
+    )
     return made
 
 

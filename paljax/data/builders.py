@@ -9,17 +9,18 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from paljax.data.dataset import Dataset, assemble
+from paljax.data import synthetic
+from paljax.data.dataset import Dataset
+from paljax.data.source import Columns, DirectSource, Kind, Source, option_names
+from paljax.data.sources import SOURCES
+from paljax.data.synthetic import Truth
 from paljax.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from paljax.data.synthetic import Truth
 
 DATA_DIR_VARIABLE = "PALJAX_DATA_DIR"
 
@@ -38,11 +39,11 @@ def load(
         name: Of the data set.
         data_dir: Folder of prepared data sets. None: the environment variable PALJAX_DATA_DIR, or
             ~/.cache/paljax/datasets.
-        **options: What the data set can be asked for; for "synthetic" the fields of
+        **options: What the data set can be asked for: the fields of its `SOURCE.options`, as
             `paljax.data.synthetic.SyntheticConfig`.
 
     Returns:
-        All comparisons, in the order of the source.
+        All comparisons or votes, in the order of the source.
 
     Raises:
         UserError: The name or an option is unknown, an upstream file is missing or damaged, or the
@@ -54,14 +55,19 @@ def load(
         >>> len(dataset.users), len(dataset.comparisons.user)
         (4, 20)
     """
-    if name not in _LOADERS:
-        raise UserError(f"data set {name!r} is unknown: {nearest(name, _LOADERS)}")
-    return _LOADERS[name](_folder(data_dir), options)
+    if name not in SOURCES:
+        raise UserError(f"data set {name!r} is unknown: {nearest(name, SOURCES)}")
+    source = SOURCES[name]
+    chosen = _options(source, options)
+    if isinstance(source, DirectSource):
+        return source.load(chosen)
+    builder = _prepared(source, _folder(data_dir), chosen)
+    return source.dataset(_columns(builder, source.features(chosen)), chosen, _data_dir(builder))
 
 
 def load_synthetic_truth(
     *, data_dir: str | os.PathLike[str] | None = None, **options: Any
-) -> "Truth":
+) -> Truth:
     """Load what was planted in `load("synthetic", ...)` with the same arguments.
 
     Args:
@@ -71,51 +77,18 @@ def load_synthetic_truth(
     Returns:
         The planted truth; row u of its user arrays belongs to `Dataset.users[u]`.
     """
-    from paljax.data.synthetic import load_truth
-
-    return load_truth(_prepared_synthetic(_folder(data_dir), options).data_dir)
-
-
-def _load_electricity(folder: Path, options: Mapping[str, Any]) -> Dataset:
-    from paljax.data.electricity import ATTRIBUTES, Electricity
-
-    _refuse_unknown("electricity", options, known=())
-    columns = _columns(_prepared(Electricity, folder))
-    return assemble(
-        columns["user_id"],
-        columns["chosen"],
-        columns["rejected"],
-        task_id=[str(task) for task in columns["task_id"]],
-        attributes=tuple(ATTRIBUTES.values()),
-    )
+    source = synthetic.SOURCE
+    chosen = _options(source, options)
+    return synthetic.load_truth(_data_dir(_prepared(source, _folder(data_dir), chosen)))
 
 
-def _load_synthetic(folder: Path, options: Mapping[str, Any]) -> Dataset:
-    from paljax.data.synthetic import load_truth
-
-    builder = _prepared_synthetic(folder, options)
-    truth = load_truth(builder.data_dir)
-    columns = _columns(builder)
-    return assemble(
-        columns["user_id"],
-        columns["chosen"],
-        columns["rejected"],
-        task_id=[str(task) for task in columns["task_id"]],
-        group=columns.get("group"),
-        facts={
-            "bayes_accuracy": truth.bayes_accuracy,
-            "temperature": truth.temperature,
-            "setting": builder.builder_config.setting,
-            "num_prototypes": len(truth.prototypes),
-        },
-    )
-
-
-def _prepared_synthetic(folder: Path, options: Mapping[str, Any]) -> Any:
-    from paljax.data.synthetic import OPTIONS, Synthetic, SyntheticConfig
-
-    _refuse_unknown("synthetic", options, known=OPTIONS)
-    return _prepared(Synthetic, folder, config=SyntheticConfig(**options))
+def _options(source: Source | DirectSource, options: Mapping[str, Any]) -> Any:
+    known = option_names(source)
+    for option in options:
+        if option not in known:
+            advice = nearest(option, known) if known else "it has none"
+            raise UserError(f"data set {source.name!r} has no option {option!r}: {advice}")
+    return source.options(**options)
 
 
 def _folder(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -123,14 +96,11 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> Path:
     return Path(given).expanduser().absolute()
 
 
-def _refuse_unknown(name: str, options: Iterable[str], *, known: tuple[str, ...]) -> None:
-    for option in options:
-        if option not in known:
-            advice = nearest(option, known) if known else "it has none"
-            raise UserError(f"data set {name!r} has no option {option!r}: {advice}")
+def _data_dir(builder: Any) -> Path:
+    return Path(builder.data_dir)
 
 
-def _prepared(builder_class: Any, folder: Path, **arguments: Any) -> Any:
+def _prepared(source: Source, folder: Path, options: Any) -> Any:
     """Return a builder whose rows are on disk, in a folder that appeared there in one step.
 
     `tensorflow_datasets` would write to a folder named by Python's global random numbers, which
@@ -138,6 +108,9 @@ def _prepared(builder_class: Any, folder: Path, **arguments: Any) -> Any:
     """
     from tensorflow_datasets.core.download import DownloadConfig
 
+    from paljax.data.builder_classes import BUILDERS, config_of
+
+    builder_class, arguments = BUILDERS[source.name], {"config": config_of(source, options)}
     with _quiet():
         builder = _opened(builder_class, folder, arguments)
         final = Path(builder.data_dir)
@@ -172,8 +145,8 @@ def _opened(builder_class: Any, folder: Path, arguments: Mapping[str, Any]) -> A
         raise _unreadable(folder / builder_class.name, error) from error
 
 
-def _columns(builder: Any) -> dict[str, Any]:
-    """Read all rows: texts as lists of str, vectors as arrays [n, D], numbers as arrays [n]."""
+def _columns(builder: Any, kinds: Mapping[str, Kind]) -> Columns:
+    """Read all rows."""
     try:
         source = builder.as_data_source(split="train")
         rows = source.__getitems__(range(len(source)))
@@ -182,12 +155,17 @@ def _columns(builder: Any) -> dict[str, Any]:
             raise ValueError("rows are empty")
     except Exception as error:
         raise _unreadable(builder.data_dir, error) from error
-    columns: dict[str, Any] = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        texts = isinstance(values[0], bytes)
-        columns[name] = [value.decode() for value in values] if texts else np.stack(values)
-    return columns
+    return {name: _column([row[name] for row in rows], kind) for name, kind in kinds.items()}
+
+
+def _column(values: list[Any], kind: Kind) -> Any:
+    if kind is str:
+        return [value.decode() for value in values]
+    return (
+        [_column(value, kind[0]) for value in values]
+        if isinstance(kind, list)
+        else np.array(values)
+    )
 
 
 def _unreadable(path: str | Path, error: Exception) -> UserError:
@@ -212,9 +190,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         log.setLevel(level)
-
-
-_LOADERS: dict[str, Callable[[Path, Mapping[str, Any]], Dataset]] = {
-    "electricity": _load_electricity,
-    "synthetic": _load_synthetic,
-}

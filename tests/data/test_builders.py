@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from paljax.data import electricity, synthetic
+from paljax.data.builder_classes import BUILDERS
 from paljax.data.builders import load, load_synthetic_truth
 from paljax.data.dataset import Dataset
+from paljax.data.source import config_name, option_names
+from paljax.data.sources import SOURCES
 from paljax.data.synthetic import Choices, SyntheticConfig, Truth, plant, project, rewards
 from paljax.errors import UserError
 
@@ -340,9 +343,12 @@ def test_different_options_never_share_a_folder() -> None:
         {"num_items": 9},
         {"seed": 1},
     ]
-    assert {name for change in changes[1:] for name in change} == set(synthetic.OPTIONS)
-    assert len({SyntheticConfig(**SIZES | change).name for change in changes}) == len(changes)
-    assert SyntheticConfig(temperature=1).name == SyntheticConfig(temperature=1.0).name
+    source = synthetic.SOURCE
+    assert {name for change in changes[1:] for name in change} == set(option_names(source))
+    names = {config_name(source, SyntheticConfig(**SIZES | change)) for change in changes}
+    assert len(names) == len(changes)
+    one, same = SyntheticConfig(temperature=1), SyntheticConfig(temperature=1.0)
+    assert config_name(source, one) == config_name(source, same)
 
 
 @pytest.mark.parametrize(
@@ -422,13 +428,18 @@ def test_data_sets_are_known_to_tensorflow_datasets(name: str, data_dir: Path) -
     assert len(rows) == {"electricity": 12924, "synthetic/mixture": 10000}[name]
     assert set(rows[0]) == {"user_id", "chosen", "rejected", "task_id"}
     assert rows[7]["task_id"] == {"electricity": 3, "synthetic/mixture": 7}[name]
-    for builder in (electricity.Electricity, synthetic.Synthetic):
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_data_set_says_where_it_is_from(name: str, tmp_path: Path) -> None:
+    about = SOURCES[name].about
+    assert about.description.endswith(".")
+    assert about.homepage.startswith("https://")
+    assert about.license
+    assert name == "synthetic" or about.citation.startswith("@")
+    if name in BUILDERS:
+        builder = BUILDERS[name]
         assert str(builder.VERSION) in builder.RELEASE_NOTES
-        information = builder(data_dir=data_dir).info
-        assert information.description
-        assert information.homepage.startswith("https://")
-        assert information.redistribution_info.license
-    assert "Huber" in electricity.Electricity(data_dir=data_dir).info.citation
 
 
 def test_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +463,7 @@ def prepared_files(folder: Path) -> list[Path]:
 def test_interrupted_preparation_leaves_nothing(
     stop: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def rows_then_stop(self: Any, truth: Truth, choices: Choices) -> Any:
+    def rows_then_stop(self: Any, rows: Any) -> Any:
         item = np.zeros(SIZES["width"], np.float32)
         row = {"user_id": "a", "chosen": item, "rejected": item, "task_id": 0, "group": "b"}
         yield 0, row
@@ -460,7 +471,7 @@ def test_interrupted_preparation_leaves_nothing(
         raise stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthetic.Synthetic, "_generate_examples", rows_then_stop)
+        patch.setattr(BUILDERS["synthetic"], "_generate_examples", rows_then_stop)
         expected = UserError if isinstance(stop, OSError) else KeyboardInterrupt
         with pytest.raises(expected, match=r"No space left|^$"):
             load("synthetic", data_dir=tmp_path, **SIZES)
@@ -472,15 +483,15 @@ def test_killed_preparation_is_not_taken_for_a_data_set(tmp_path: Path) -> None:
     process = run(
         """
         import sys, time
-        from paljax.data import synthetic
+        from paljax.data.builder_classes import BUILDERS
         from paljax.data.builders import load
 
-        def stuck(self, truth, choices):
+        def stuck(self, rows):
             print("writing", file=sys.__stdout__, flush=True)
             time.sleep(300)
             yield
 
-        synthetic.Synthetic._generate_examples = stuck
+        BUILDERS["synthetic"]._generate_examples = stuck
         load("synthetic", data_dir=sys.argv[1], num_users=3)
         """,
         tmp_path,
@@ -496,7 +507,7 @@ def test_killed_preparation_is_not_taken_for_a_data_set(tmp_path: Path) -> None:
 def test_processes_with_equal_random_state_prepare_at_once(tmp_path: Path) -> None:
     script = """
         import random, sys
-        import paljax.data.synthetic
+        import paljax.data.builder_classes
         from paljax.data.builders import load
         print("ready", flush=True)
         sys.stdin.readline()
