@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
+from annotated_types import MinLen
 from pydantic import Field
 
 from paljax.config.sections import PositiveShare, Section, Share, options_section
 from paljax.data.sources import SOURCES
-from paljax.ranges import Count
+from paljax.data.votes_to_pairs import Passes
+from paljax.ranges import Count, PositiveInt
 
 
 class FileData(Section):
@@ -26,6 +28,8 @@ class RandomSplits(Section):
     test: Share = 0.2
     unseen_users: Share = 0.2
     query: PositiveShare = 0.34
+    # Tasks of an unseen user that may be learned from, instead of the share that `query` leaves.
+    support: PositiveInt | None = None
     seed: Count = 0
 
 
@@ -35,6 +39,50 @@ class ColumnSplits(Section):
     name: Literal["column"] = "column"
 
 
+class HeldOutSplits(Section):
+    """Shares of what is held out for everybody."""
+
+    validation: PositiveShare = 0.1
+    test: PositiveShare = 0.2
+    seed: Count = 0
+
+
+class ItemsSplits(HeldOutSplits):
+    """Cold items: the items of the test part are in no other part."""
+
+    name: Literal["items"] = "items"
+
+
+class PairsSplits(HeldOutSplits):
+    """Two items that anybody compares in the test part are compared in no other part."""
+
+    name: Literal["pairs"] = "pairs"
+
+
+class TopicSplits(HeldOutSplits):
+    """Whole topics, as debates, are for testing."""
+
+    name: Literal["topic"] = "topic"
+    topics: Annotated[list[str], MinLen(1)] | None = None  # to test on, instead of a share
+
+
+class TimeSplits(Section):
+    """The latest choice tasks, of each user or of all, are for testing."""
+
+    name: Literal["time"] = "time"
+    by: Literal["user", "all"] = "user"
+    validation: PositiveShare = 0.2
+    test: PositiveShare = 0.2
+
+
+class PairsSection(Section):
+    """How comparisons are formed of votes, once these are split."""
+
+    passes: Passes = "drop"
+    most_per_user: PositiveInt | None = 200  # in each part
+    seed: Count = 0
+
+
 if TYPE_CHECKING:
     DataSection = Any  # made from the registry; a section's keys are the data set's options
 else:
@@ -42,4 +90,7 @@ else:
         Union[FileData, *(options_section(source) for source in SOURCES.values())],
         Field(discriminator="name"),
     ]
-SplitsSection = Annotated[RandomSplits | ColumnSplits, Field(discriminator="name")]
+SplitsSection = Annotated[
+    RandomSplits | ColumnSplits | ItemsSplits | PairsSplits | TopicSplits | TimeSplits,
+    Field(discriminator="name"),
+]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args
 from annotated_types import Ge, MinLen
 from pydantic import Field, model_validator
 
-from paljax.config.data import DataSection, RandomSplits, SplitsSection
+from paljax.config.data import DataSection, PairsSection, RandomSplits, SplitsSection
 from paljax.config.sections import (
     LossSection,
     OptimizerSection,
@@ -98,6 +98,7 @@ class Config(Section):
     seed: Seed = 0
     data: DataSection
     splits: SplitsSection = Field(default_factory=RandomSplits)
+    pairs: PairsSection | None = None  # of votes; null where the data are comparisons
     encoder: Annotated[list[Annotated[EncoderConfig, Field(discriminator="name")]], MinLen(1)] = [
         Numbers()
     ]

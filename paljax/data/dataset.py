@@ -1,6 +1,9 @@
 """Comparisons in memory: host NumPy arrays that index tables of distinct users, items and prompts.
 
-Shapes: n comparisons, N distinct items, M distinct prompts, D numbers an item.
+Some data are votes on single items instead; `paljax.data.votes_to_pairs` makes comparisons of them
+once they are split.
+
+Shapes: n comparisons, v votes, N distinct items, M distinct prompts, D numbers an item.
 """
 
 from collections.abc import Mapping, Sequence, Sized
@@ -27,6 +30,20 @@ class Comparisons(NamedTuple):
         return Comparisons(*(field[rows] for field in self))
 
 
+class Votes(NamedTuple):
+    """v votes of users on items, one entry each and at most one of a user on an item."""
+
+    user: NDArray[np.int32]  # [v] row of Dataset.users
+    item: NDArray[np.int32]  # [v] row of Dataset.items
+    value: NDArray[np.float32]  # [v] higher is liked better; NaN where the user passed
+    group: NDArray[np.object_] | None  # [v] label of the user's group
+
+    def select(self, votes: NDArray[Any]) -> "Votes":
+        """Return the votes at `votes` (a mask or numbers), in that order."""
+        group = None if self.group is None else self.group[votes]
+        return Votes(self.user[votes], self.item[votes], self.value[votes], group)
+
+
 # A table of distinct items or prompts: numbers [N, D], or N texts.
 Table = NDArray[np.float32] | tuple[str, ...]
 
@@ -44,6 +61,8 @@ class Dataset(NamedTuple):
     timestamp: NDArray[np.float64] | None  # [n]
     dropped: dict[str, int]  # rows left out on request, by reason
     facts: dict[str, float | str]  # what the builder knows of the data, e.g. bayes_accuracy
+    topic: NDArray[np.object_] | None = None  # [n] what the row is about, e.g. its debate
+    votes: Votes | None = None  # what the comparisons are made of
 
 
 def assemble(
@@ -58,6 +77,7 @@ def assemble(
     group: Sequence[str] | None = None,
     split: Sequence[str] | None = None,
     timestamp: NDArray[Any] | Sequence[float] | None = None,
+    topic: Sequence[str] | None = None,
     attributes: Sequence[str] = (),
     dropped: Mapping[str, int] | None = None,
     facts: Mapping[str, float | str] | None = None,
@@ -79,6 +99,7 @@ def assemble(
         group: Label of the row's group.
         split: train, validation, test or support.
         timestamp: Seconds since 1970, UTC.
+        topic: What the row is about.
         attributes: Names of the D numbers of an item; empty when unnamed or text.
         dropped: Rows left out before, by reason.
         facts: What the builder knows of the data.
@@ -96,7 +117,7 @@ def assemble(
     n = len(user_id)
     columns: dict[str, Sized | None] = {"chosen": chosen, "rejected": rejected, "prompt": prompt}
     columns |= {"tie": tie, "weight": weight, "task_id": task_id, "group": group, "split": split}
-    columns |= {"timestamp": timestamp}
+    columns |= {"timestamp": timestamp, "topic": topic}
     for name, column in columns.items():
         if column is not None and len(column) != n:
             raise ValueError(f"{name} has {len(column)} rows, user_id has {n}")
@@ -128,6 +149,68 @@ def assemble(
         timestamp=None if timestamp is None else np.array(timestamp, np.float64),
         dropped=dict(dropped or {}),
         facts=dict(facts or {}),
+        topic=None if topic is None else np.array(topic, np.object_),
+    )
+
+
+def assemble_votes(
+    user_id: Sequence[str],
+    item: Sequence[str],
+    value: NDArray[Any],
+    *,
+    group: Sequence[str] | None = None,
+    dropped: Mapping[str, int] | None = None,
+    facts: Mapping[str, float | str] | None = None,
+) -> Dataset:
+    """Build a dataset of votes from columns of equal length, one entry a vote.
+
+    Users and items are numbered in order of first appearance. Where a user voted on an item more
+    than once, the first vote counts and the others are dropped as "repeated vote".
+
+    Args:
+        user_id: Who voted.
+        item: On which text.
+        value: How: higher is liked better, NaN where the user passed.
+        group: Label of the user's group.
+        dropped: Votes left out before, by reason.
+        facts: What the builder knows of the data.
+
+    Returns:
+        The dataset, which has no comparisons yet.
+    """
+    (user, users), (row, items) = _distinct(user_id), _distinct(item)
+    first = np.unique(user * len(items) + row, return_index=True)[1]
+    first.sort()
+    votes = Votes(
+        user=user.astype(np.int32),
+        item=row.astype(np.int32),
+        value=np.array(value, np.float32),
+        group=None if group is None else np.array(group, np.object_),
+    ).select(first)
+    dropped = dict(dropped or {})
+    if len(first) < len(user):
+        dropped["repeated vote"] = len(user) - len(first)
+    none = np.zeros(0, np.int32)
+    return Dataset(
+        comparisons=Comparisons(
+            user=none,
+            prompt=none,
+            chosen=none,
+            rejected=none,
+            weight=np.zeros(0, np.float32),
+            tie=np.zeros(0, np.bool_),
+            task=none,
+        ),
+        users=tuple(users),
+        items=items,
+        prompts=None,
+        attributes=(),
+        group=None,
+        split=None,
+        timestamp=None,
+        dropped=dropped,
+        facts=dict(facts or {}),
+        votes=votes,
     )
 
 

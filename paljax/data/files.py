@@ -44,10 +44,10 @@ def read_comparisons(
 ) -> Dataset:
     """Read comparisons from a file and check every row.
 
-    `user_id`, `chosen` and `rejected` must be there. `prompt`, `group`, `split` and `timestamp` may
-    be, and are then filled in every row. So may `tie`, `weight` and `task_id`; a row without a
-    value is no tie, has weight 1 and is a task of its own. An optional column without any value
-    counts as absent, and other columns are not read.
+    `user_id`, `chosen` and `rejected` must be there. `prompt`, `group`, `topic`, `split` and
+    `timestamp` may be, and are then filled in every row. So may `tie`, `weight` and `task_id`; a
+    row without a value is no tie, has weight 1 and is a task of its own. An optional column without
+    any value counts as absent, and other columns are not read.
 
     Items are text, chat messages (kept as JSON text with sorted keys and no spaces) or lists of
     numbers. All items of a file have one kind and one width, which are those of most items; prompts
@@ -388,6 +388,7 @@ _COMPARISON = {
     "tie": _Field(_boolean, absent=False),
     "weight": _Field(_weight, absent=1.0),
     "group": _Field(_label),
+    "topic": _Field(_label),
     "split": _Field(_split),
     "task_id": _Field(_label, absent=None),
     "timestamp": _Field(_seconds),

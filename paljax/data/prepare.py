@@ -1,15 +1,18 @@
 """From the configuration's data sections to what training and evaluation read."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from paljax.config import ColumnSplits, Config, FileData
+from paljax.config import Config, FileData, PairsSection
 from paljax.data import builders, files
 from paljax.data.batches import Tables, place_tables
 from paljax.data.by_user import power_of_two
 from paljax.data.dataset import Dataset
 from paljax.data.encoders import Encoder, fit_encoder
+from paljax.data.held_out import hold_out_items, hold_out_pairs, hold_out_topics, split_by_time
 from paljax.data.splits import (
     Split,
     require_choices,
@@ -17,7 +20,17 @@ from paljax.data.splits import (
     split_at_random,
     split_by_column,
 )
+from paljax.data.votes_to_pairs import votes_to_pairs
 from paljax.errors import UserError
+
+SPLITS: dict[str, Callable[..., Split]] = {
+    "random": split_at_random,
+    "column": split_by_column,
+    "items": hold_out_items,
+    "pairs": hold_out_pairs,
+    "topic": hold_out_topics,
+    "time": split_by_time,
+}
 
 
 class Prepared(NamedTuple):
@@ -25,6 +38,7 @@ class Prepared(NamedTuple):
 
     dataset: Dataset
     split: Split
+    vote_split: Split | None  # of the votes that the comparisons are made of
     item_encoder: Encoder
     prompt_encoder: Encoder | None
     tables: Tables
@@ -51,11 +65,7 @@ def prepare(config: Config, *, uses_prompts: bool) -> Prepared:
     Raises:
         UserError: If the data can't be read or don't fit the configuration.
     """
-    dataset = load_dataset(config)
-    if isinstance(config.splits, ColumnSplits):
-        split = split_by_column(dataset)
-    else:
-        split = split_at_random(dataset, **config.splits.model_dump(exclude={"name"}))
+    dataset, split, vote_split = split_dataset(config, load_dataset(config))
     require_training_data(split)
     require_choices(split, dataset.comparisons)
     train = dataset.comparisons.select(split.rows("train"))
@@ -74,6 +84,7 @@ def prepare(config: Config, *, uses_prompts: bool) -> Prepared:
     return Prepared(
         dataset,
         split,
+        vote_split,
         item_encoder,
         prompt_encoder,
         encode_tables(dataset, item_encoder, prompt_encoder),
@@ -86,6 +97,28 @@ def load_dataset(config: Config) -> Dataset:
     if isinstance(data, FileData):
         return files.read_comparisons(data.path, columns=data.columns, on_bad_row=data.on_bad_row)
     return builders.load(data.name, **data.model_dump(exclude={"name"}))
+
+
+def split_dataset(config: Config, dataset: Dataset) -> tuple[Dataset, Split, Split | None]:
+    """Split as configured; where the data are votes, split these and then form comparisons.
+
+    Args:
+        config: The run's configuration.
+        dataset: All data.
+
+    Returns:
+        The dataset with its comparisons, their split, and the split of the votes if there are any.
+    """
+    options = config.splits.model_dump(exclude={"name"})
+    split = partial(SPLITS[config.splits.name], **options)
+    if dataset.votes is not None:
+        pairs = config.pairs or PairsSection()
+        return votes_to_pairs(dataset, split, **pairs.model_dump())
+    if config.pairs is not None:
+        raise UserError(
+            f"pairs: are formed of votes, and {config.data.name!r} holds comparisons; leave it out"
+        )
+    return dataset, split(dataset), None
 
 
 def encode_tables(

@@ -2,7 +2,10 @@
 
 Users are *seen* (they have training rows) or *unseen* (they join later). A seen user's tasks are
 divided among train, validation and test; an unseen user's among support, which the user may learn
-from, and query, on which the user is scored.
+from, and query, on which the user is scored. Where the data are votes on single items, these are
+split, each a task of its own, and comparisons come after (`paljax.data.votes_to_pairs`).
+
+What holds out whole items, pairs, topics or times is in `paljax.data.held_out`.
 """
 
 from typing import NamedTuple
@@ -14,12 +17,13 @@ from paljax.data.dataset import Comparisons, Dataset
 from paljax.errors import UserError
 
 PARTS = ("train", "validation", "test", "support", "query")
+UNUSED = "unused"  # a row that no part may have, as one with an item of training and one of test
 
 
 class Split(NamedTuple):
     """The part of every comparison, and the order in which support comparisons arrive."""
 
-    part: NDArray[np.object_]  # [n] a name in PARTS
+    part: NDArray[np.object_]  # [n] a name in PARTS, or UNUSED
     arrival: NDArray[np.int32]  # [n] place among the user's support rows, from 0; -1 elsewhere
 
     def rows(self, *parts: str) -> NDArray[np.int64]:
@@ -36,6 +40,24 @@ class Split(NamedTuple):
         return pool._replace(weight=np.where(self.arrival[rows] < shots, pool.weight, 0))
 
 
+class Judgements(NamedTuple):
+    """What is split: n comparisons, or n votes where the data are votes."""
+
+    user: NDArray[np.int32]  # [n]
+    task: NDArray[np.int32]  # [n] rows with one number stay together
+    items: NDArray[np.int32]  # [n, 2], or [n, 1] for votes
+
+
+def judgements(dataset: Dataset) -> Judgements:
+    """The votes of a dataset where it has any, else its comparisons."""
+    if dataset.votes is not None:
+        votes = dataset.votes
+        task = np.arange(len(votes.user), dtype=np.int32)
+        return Judgements(votes.user, task, votes.item[:, None])
+    rows = dataset.comparisons
+    return Judgements(rows.user, rows.task, np.stack([rows.chosen, rows.rejected], axis=1))
+
+
 def split_at_random(
     dataset: Dataset,
     *,
@@ -44,6 +66,7 @@ def split_at_random(
     unseen_users: float,
     query: float,
     seed: int,
+    support: int | None = None,
 ) -> Split:
     """Split by user, and by choice task inside each user.
 
@@ -58,20 +81,34 @@ def split_at_random(
         unseen_users: Share of users that training never sees, in [0, 1).
         query: Share of an unseen user's tasks that is scored, in (0, 1].
         seed: Of the split alone.
+        support: Tasks (votes, where the data are votes) of an unseen user that may be learned from;
+            all others are scored, and `query` plays no part. Users with no more tasks than that are
+            never unseen. None: the share that `query` leaves.
 
     Returns:
         The split.
+
+    Raises:
+        UserError: If too few users have more than `support` tasks.
     """
     generator = np.random.default_rng(seed)
-    comparisons = dataset.comparisons
+    rows = judgements(dataset)
     num_users = len(dataset.users)
+    user_of_task = np.zeros(rows.task.max() + 1, np.int64)
+    user_of_task[rows.task] = rows.user
+    num_tasks = np.bincount(user_of_task, minlength=num_users)
+    order = generator.permutation(num_users)
+    joining = order[num_tasks[order] > (support or 0)][: round(unseen_users * num_users)]
+    if len(joining) < round(unseen_users * num_users):
+        raise UserError(
+            f"splits.support: {support} wants {round(unseen_users * num_users)} unseen users with "
+            f"more tasks than that, and {len(joining)} have; give less support or unseen_users"
+        )
     unseen = np.zeros(num_users, bool)
-    unseen[generator.permutation(num_users)[: round(unseen_users * num_users)]] = True
+    unseen[joining] = True
 
-    user_of_task = np.zeros(comparisons.task.max() + 1, np.int64)
-    user_of_task[comparisons.task] = comparisons.user
     order = np.lexsort((generator.random(len(user_of_task)), user_of_task))
-    tasks_of_user = np.split(order, np.cumsum(np.bincount(user_of_task, minlength=num_users))[:-1])
+    tasks_of_user = np.split(order, np.cumsum(num_tasks)[:-1])
 
     part_of_task = np.empty(len(user_of_task), object)
     rank_of_task = np.empty(len(user_of_task), np.int64)
@@ -80,6 +117,8 @@ def split_at_random(
         dither = generator.random(2)
         if unseen[user]:
             num_query = max(1, int(query * len(tasks) + dither[0]))
+            if support is not None:
+                num_query = len(tasks) - support
             part_of_task[tasks] = "support"
             part_of_task[tasks[:num_query]] = "query"
         else:
@@ -89,8 +128,8 @@ def split_at_random(
             part_of_task[tasks] = "train"
             part_of_task[tasks[:num_test]] = "test"
             part_of_task[tasks[num_test : num_test + num_validation]] = "validation"
-    part = part_of_task[comparisons.task]
-    return Split(part, _arrivals(comparisons, part, rank_of_task[comparisons.task]))
+    part = part_of_task[rows.task]
+    return Split(part, _arrivals(rows.user, part, rank_of_task[rows.task]))
 
 
 def split_by_column(dataset: Dataset) -> Split:
@@ -122,7 +161,7 @@ def split_by_column(dataset: Dataset) -> Split:
             "a user either trains or joins later"
         )
     part[~seen[comparisons.user] & (part == "test")] = "query"
-    return Split(part, _arrivals(comparisons, part, np.arange(len(part))))
+    return Split(part, _arrivals(comparisons.user, part, np.arange(len(part))))
 
 
 def require_training_data(split: Split) -> None:
@@ -150,13 +189,13 @@ def require_choices(split: Split, comparisons: Comparisons) -> None:
 
 
 def _arrivals(
-    comparisons: Comparisons, part: NDArray[np.object_], rank: NDArray[np.int64]
+    user: NDArray[np.int32], part: NDArray[np.object_], rank: NDArray[np.int64]
 ) -> NDArray[np.int32]:
     """Number every user's support rows by rank, rows of one rank by their place in the file."""
     arrival = np.full(len(part), -1, np.int32)
     support = np.flatnonzero(part == "support")
-    order = support[np.lexsort((support, rank[support], comparisons.user[support]))]
-    users = comparisons.user[order]
+    order = support[np.lexsort((support, rank[support], user[support]))]
+    users = user[order]
     starts = np.flatnonzero(np.diff(users, prepend=-1))
     lengths = np.diff(np.append(starts, len(users)))
     arrival[order] = np.arange(len(users)) - np.repeat(starts, lengths)
