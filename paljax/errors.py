@@ -38,6 +38,9 @@ def nearest(given: object, choices: Iterable[object]) -> str:
     """
     names = [str(choice) for choice in choices]
     close = difflib.get_close_matches(str(given), names, n=1, cutoff=0.6)
+    if not close and given:  # a part that only one of them has
+        close = [name for name in names if str(given).lower() in name.lower()]
+        close = close if len(close) == 1 else []
     if close:
         return f"did you mean {close[0]!r}?"
     return "choose one of " + ", ".join(repr(name) for name in names)

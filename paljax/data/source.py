@@ -7,6 +7,7 @@ are the fields of a dataclass, which are also the keys of its section in a confi
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -100,3 +101,11 @@ def require_whole(source: str, name: str, value: object, *, least: int) -> None:
     """Refuse what is not a whole number from `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(f"{source}: {name} is {value!r}, wanted a whole number from {least}")
+
+
+def require_number(source: str, name: str, value: object, *, or_zero: bool = False) -> None:
+    """Refuse what is not a finite number above 0, or 0 where that is allowed."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and not or_zero):  # type: ignore[operator]
+        wanted = "a number from 0" if or_zero else "a number above 0"
+        raise UserError(f"{source}: {name} is {value!r}, wanted {wanted}")

@@ -23,7 +23,6 @@ settings, normal items. Three choices are ours and make every seed a problem wor
 
 import dataclasses
 import itertools
-import math
 import os
 import zipfile
 from collections.abc import Iterator
@@ -43,6 +42,7 @@ from paljax.data.source import (
     Source,
     Workplace,
     require_choice,
+    require_number,
     require_whole,
 )
 from paljax.errors import UserError
@@ -319,9 +319,8 @@ def _check_fields(config: SyntheticConfig) -> None:
         least["num_items"] = 2
     for name, smallest in least.items():
         require_whole("synthetic", name, getattr(config, name), least=smallest)
-    _positive(config, "separation")
-    _positive(config, "concentration")
-    _positive(config, "temperature", or_zero=True)
+    for name in ("separation", "concentration", "temperature"):
+        require_number("synthetic", name, getattr(config, name), or_zero=name == "temperature")
     if config.num_prototypes > config.latent_width + 1:
         raise UserError(
             f"synthetic: num_prototypes {config.num_prototypes} do not fit into latent_width "
@@ -332,14 +331,6 @@ def _check_fields(config: SyntheticConfig) -> None:
             f"synthetic: the identity projector wants latent_width equal to width, "
             f"got {config.latent_width} and {config.width}"
         )
-
-
-def _positive(config: SyntheticConfig, name: str, *, or_zero: bool = False) -> None:
-    value = getattr(config, name)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < 0 or (value == 0 and not or_zero):
-        wanted = "a number from 0" if or_zero else "a number above 0"
-        raise UserError(f"synthetic: {name} is {value!r}, wanted {wanted}")
 
 
 def _features(config: SyntheticConfig) -> dict[str, Kind]:

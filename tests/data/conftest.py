@@ -1,6 +1,7 @@
 """Files that tests of the data sets need and that no test may quietly do without in CI."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,16 @@ def electricity_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from paljax.data.electricity import UPSTREAM
 
     return local_copy(UPSTREAM, tmp_path_factory.mktemp("nowhere"))
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of data sets that many tests share."""
+    return tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture(scope="session")
+def upstream_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[UpstreamFile], Path]:
+    """Finds a file in the mirror; without one, skips (in CI: fails)."""
+    nowhere = tmp_path_factory.mktemp("nowhere")
+    return lambda file: local_copy(file, nowhere)

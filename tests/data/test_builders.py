@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from paljax.data import electricity, synthetic
+from paljax.data import electricity, personas, pluriharms, polis, synthetic, ukpconvarg
 from paljax.data.builder_classes import BUILDERS
 from paljax.data.builders import load, load_synthetic_truth
 from paljax.data.dataset import Dataset
@@ -34,12 +34,6 @@ SIZES = {
     "width": 6,
     "latent_width": 5,
 }
-
-
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of data sets that many tests share."""
-    return tmp_path_factory.mktemp("datasets")
 
 
 @pytest.fixture(scope="session")
@@ -383,7 +377,7 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str, tmp_path
     ("name", "options", "message"),
     [
         ("electricty", {}, "data set 'electricty' is unknown: did you mean 'electricity'"),
-        ("x", {}, "choose one of 'electricity', 'synthetic'"),
+        ("x", {}, "choose one of 'electricity', 'synthetic', 'polis', 'ukpconvarg'"),
         ("electricity", {"seed": 1}, "data set 'electricity' has no option 'seed': it has none"),
     ],
 )
@@ -555,18 +549,26 @@ def test_damaged_data_set_is_named(damage: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.usefixtures("electricity_file")
-def test_missing_upstream_file_is_told_through_the_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+FIRST_FILES = {
+    "electricity": electricity.UPSTREAM,
+    "polis": polis.upstream_files("american-assembly.bowling-green")[0],
+    "ukpconvarg": ukpconvarg.UPSTREAM[0],
+    "personas": personas.upstream_file("interest-in-art"),
+    "pluriharms": pluriharms.PROMPTS,
+}
+
+
+@pytest.mark.parametrize("name", FIRST_FILES)
+def test_damaged_mirror_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`tensorflow_datasets` passes the error on as it is, and no data set appears."""
-    mirror = tmp_path / "mirror"
-    upstream = electricity.UPSTREAM
-    path = mirror / upstream.repository / upstream.commit / upstream.path
+    mirror, file = tmp_path / "mirror", FIRST_FILES[name]
+    path = mirror / file.repository / file.commit / file.path
     path.parent.mkdir(parents=True)
     path.write_bytes(b"damaged")
     monkeypatch.setenv("PALJAX_MIRROR", str(mirror))
     with pytest.raises(UserError, match=f"^{path} is damaged") as caught:
-        load("electricity", data_dir=tmp_path / "data")
+        load(name, data_dir=tmp_path / "data")
     assert "\n" not in str(caught.value)
     assert not prepared_files(tmp_path / "data")
