@@ -46,6 +46,7 @@ def evaluate(options: argparse.Namespace) -> None:
     cache_compilations()
     model, columns = _load(options.run), column_mapping(options.column)
     dataset = files.read_comparisons(options.comparisons, columns=columns)
+    _refuse_learned(dataset, options)
     joined: dict[str, Any] = {}
     if options.adapt is not None:
         support = files.read_comparisons(options.adapt, columns=columns)
@@ -89,31 +90,42 @@ def _joined_weights(model: "TrainedModel", support: "Dataset") -> dict[str, Any]
     return dict(zip(support.users, fitted.weights, strict=True))
 
 
+def _refuse_learned(dataset: "Dataset", options: argparse.Namespace) -> None:
+    """What a run has learned from can't score it."""
+    from paljax.data.identities import comparison_ids, vote_ids
+    from paljax.errors import UserError
+    from paljax.runs import SPLITS, read_learned
+
+    learned, rows = read_learned(options.run), dataset.comparisons
+    known = [row for row, name in enumerate(comparison_ids(dataset)) if name in learned.comparisons]
+    what = "were trained on"
+    if not known and learned.votes:
+        votes = (vote_ids(dataset, rows.chosen), vote_ids(dataset, rows.rejected))
+        sides = enumerate(zip(*votes, strict=True))
+        known = [row for row, pair in sides if not learned.votes.isdisjoint(pair)]
+        what = "are made of votes that were trained on"
+    if known:
+        user = dataset.users[rows.user[known[0]]]
+        raise UserError(
+            f"{options.comparisons}: {len(known)} of its {len(rows.user)} comparisons {what} (one "
+            f"of user {user!r} among them); what {options.run} has learned from can't score it, "
+            f"and its {SPLITS} says what that is"
+        )
+
+
 def _refuse_overlap(support: "Dataset", query: "Dataset", options: argparse.Namespace) -> None:
     """A comparison that a user was fitted to can't score the fit."""
+    from paljax.data.identities import comparison_ids
     from paljax.errors import UserError
 
-    shared = _identities(support) & _identities(query)
+    asked = set(comparison_ids(query))
+    shared = [row for row, name in enumerate(comparison_ids(support)) if name in asked]
     if shared:
+        user = support.users[support.comparisons.user[shared[0]]]
         raise UserError(
             f"{options.adapt}: {len(shared)} of its comparisons are also in {options.comparisons} "
-            f"(user {min(shared)[0]!r} among others); what a user was fitted to can't be scored"
+            f"(user {user!r} among others); what a user was fitted to can't be scored"
         )
-
-
-def _identities(dataset: "Dataset") -> set[tuple[str, ...]]:
-    """Who compared what, whichever side was chosen."""
-    from paljax.data.encoders import content
-
-    items = content(dataset.items)
-    prompts = ("",) if dataset.prompts is None else content(dataset.prompts)
-    rows = dataset.comparisons
-    return {
-        (dataset.users[user], prompts[max(prompt, 0)], *sorted((items[chosen], items[rejected])))
-        for user, prompt, chosen, rejected in zip(
-            rows.user, rows.prompt, rows.chosen, rows.rejected, strict=True
-        )
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

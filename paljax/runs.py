@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -30,6 +30,9 @@ USERS = "users.parquet"
 SPLITS = "splits.parquet"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
+
+# Parts that a run's weights are fitted to, or that choose among its fits.
+LEARNED_FROM = ("train", "validation", "support")
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
@@ -119,6 +122,32 @@ def record_splits(folder: Path, splits: Table) -> None:
                 f"{path}: the comparisons are not those that the run began with (column {name!r} "
                 "differs); choose another --run-dir"
             )
+
+
+class Learned(NamedTuple):
+    """Identities of what a run has learned from or was chosen by; see `paljax.data.identities`."""
+
+    comparisons: frozenset[str]
+    votes: frozenset[str]  # empty where the run's data were no votes
+
+
+def read_learned(folder: Path) -> Learned:
+    """What a run has learned from: its training, validation and support parts.
+
+    Raises:
+        UserError: If the run does not say.
+    """
+    table = read_table(folder / SPLITS)
+    missing = {"split", "comparison"} - table.keys()
+    if missing:
+        raise UserError(f"{folder / SPLITS}: has no column {min(missing)!r}; train again")
+    learned = np.isin(table["split"], LEARNED_FROM)
+
+    def of(*columns: str) -> frozenset[str]:
+        held = (np.array(table.get(name, []), object) for name in columns)
+        return frozenset().union(*(column[learned] for column in held if len(column)))
+
+    return Learned(of("comparison"), of("chosen_vote", "rejected_vote"))
 
 
 def read_config(folder: Path) -> Config:

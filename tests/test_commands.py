@@ -282,6 +282,22 @@ def test_evaluate_refuses_to_score_what_a_user_was_fitted_to(run, tmp_path, caps
     assert "can't be scored" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("part", ["train", "validation", "support"])
+def test_evaluate_refuses_what_the_run_has_learned_from(part, run, tmp_path, capsys):
+    """Also where the answer has been turned round."""
+    by_part = parts(run)
+    learned = by_part[part][3]
+    turned = learned | {"chosen": learned["rejected"], "rejected": learned["chosen"]}
+    asked = write(tmp_path / "asked.jsonl", [*by_part["test"], turned])
+    arguments = ["--run", str(run), "--comparisons", asked, "--out", str(tmp_path / "out.json")]
+    assert evaluate.main(arguments) == 2
+    line = f"1 of its {len(by_part['test']) + 1} comparisons were trained on (one of user '"
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+    # Somebody else's answer to the same question is no leak.
+    assert evaluated(run, tmp_path, [*by_part["test"], *renamed([turned])])
+
+
 def test_the_same_configuration_and_seed_give_the_same_metrics(run, tmp_path):
     again = make_run("numbers", tmp_path)
     left, right = metrics_of(run), metrics_of(again)

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from paljax.config import Config
 from paljax.data.dataset import Comparisons
+from paljax.data.identities import comparison_ids, vote_ids
 from paljax.data.prepare import Prepared
+from paljax.data.splits import PARTS, UNUSED
 from paljax.evaluation import Scores, accuracy_by_user, accuracy_gain, calibration, score
 from paljax.matching import label_of_user, match_groups
 from paljax.reward.fits import Candidate
@@ -142,8 +144,9 @@ def count_parameters(trained: Trained) -> dict[str, int]:
 def data_counts(prepared: Prepared) -> dict[str, Any]:
     """How many comparisons, users and items there are, and how they were split."""
     dataset, split = prepared.dataset, prepared.split
-    parts = ("train", "validation", "test", "support", "query")
-    return {
+    parts = (*PARTS, *([UNUSED] if len(split.rows(UNUSED)) else []))
+    votes = {} if dataset.votes is None else {"votes": len(dataset.votes.user)}
+    return votes | {
         "comparisons": len(dataset.comparisons.user),
         "users": len(dataset.users),
         "items": len(dataset.items),
@@ -182,28 +185,33 @@ def users_table(prepared: Prepared, users: Weights, accuracy: NDArray[np.float64
 
 def splits_table(prepared: Prepared) -> Table:
     """splits.parquet: where every comparison went."""
-    split = prepared.split
-    users = np.array(prepared.dataset.users, object)[prepared.dataset.comparisons.user]
-    return Table(
-        columns={
-            "row": np.arange(len(split.part)),
-            "user_id": users,
-            "task": prepared.dataset.comparisons.task,
-            "split": split.part,
-            "arrival": split.arrival,
-            "chosen": prepared.dataset.comparisons.chosen,
-            "rejected": prepared.dataset.comparisons.rejected,
-        },
-        types={
-            "row": pa.int64(),
-            "user_id": pa.string(),
-            "task": pa.int32(),
-            "split": pa.string(),
-            "arrival": pa.int32(),
-            "chosen": pa.int32(),
-            "rejected": pa.int32(),
-        },
-    )
+    dataset, split = prepared.dataset, prepared.split
+    rows = dataset.comparisons
+    columns: dict[str, Any] = {
+        "row": np.arange(len(split.part)),
+        "user_id": np.array(dataset.users, object)[rows.user],
+        "task": rows.task,
+        "split": split.part,
+        "arrival": split.arrival,
+        "chosen": rows.chosen,
+        "rejected": rows.rejected,
+        "comparison": comparison_ids(dataset),
+    }
+    types = {
+        "row": pa.int64(),
+        "user_id": pa.string(),
+        "task": pa.int32(),
+        "split": pa.string(),
+        "arrival": pa.int32(),
+        "chosen": pa.int32(),
+        "rejected": pa.int32(),
+        "comparison": pa.string(),
+    }
+    if dataset.votes is not None:
+        for name, item in (("chosen_vote", rows.chosen), ("rejected_vote", rows.rejected)):
+            columns[name] = vote_ids(dataset, item)
+            types[name] = pa.string()
+    return Table(columns, types)
 
 
 def analysis(

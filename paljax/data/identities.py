@@ -1,0 +1,42 @@
+"""Who judged what, as hashes: the same judgement has the same identity in every data set.
+
+A comparison is a user, a prompt and two items, whichever was chosen; a vote is a user and an item.
+"""
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paljax.data.dataset import Dataset
+from paljax.data.encoders import content
+
+
+def comparison_ids(dataset: Dataset) -> list[str]:
+    """The identity of every comparison, [n]."""
+    users, items = _digests(dataset.users), _digests(content(dataset.items))
+    prompts = [b""] if dataset.prompts is None else _digests(content(dataset.prompts))
+    rows = dataset.comparisons
+    return [
+        _hash(users[user], prompts[max(prompt, 0)], *sorted((items[chosen], items[rejected]))).hex()
+        for user, prompt, chosen, rejected in zip(
+            rows.user, rows.prompt, rows.chosen, rows.rejected, strict=True
+        )
+    ]
+
+
+def vote_ids(dataset: Dataset, item: NDArray[np.int32]) -> list[str]:
+    """The identity of each comparison's user with one item of it, [n]; `item` are its rows."""
+    users, items = _digests(dataset.users), _digests(content(dataset.items))
+    pairs = zip(dataset.comparisons.user, item, strict=True)
+    return [_hash(users[user], items[row]).hex() for user, row in pairs]
+
+
+def _digests(texts: Iterable[str]) -> list[bytes]:
+    return [_hash(text.encode()) for text in texts]
+
+
+def _hash(*parts: bytes) -> bytes:
+    """16 bytes: of a billion judgements no two will have the same."""
+    return blake2b(b"".join(parts), digest_size=16).digest()

@@ -1,0 +1,95 @@
+"""A whole run on votes: what it records, that no vote is in two parts, what it refuses to score."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from paljax import evaluate, runs, train
+from paljax.data.builders import load
+from paljax.data.polis import upstream_files
+from tests.data.conftest import local_copy
+
+CONVERSATION = "scoop-hivemind.ubi"
+CONFIG = f"""\
+data: {{name: polis, conversation: {CONVERSATION}, least_votes: 5}}
+splits: {{name: random, unseen_users: 0.3, support: 10}}
+encoder: [{{name: item_id, width: 4}}]
+model: {{name: pal_a, num_prototypes: 2, latent_width: 4, shared: {{hidden_layers: 0}}}}
+training: {{epochs: 2, batch_size: 512}}
+selection: {{prior_strength: [4.0], refit: false}}
+evaluation: {{shots: [0, 5, 10], resamples: 100}}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(quick_compilation: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("votes")
+    for file in upstream_files(CONVERSATION):
+        local_copy(file, folder / "nowhere")
+    (folder / "config.yaml").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PALJAX_DATA_DIR", str(folder / "data"))
+        arguments = ["--config", str(folder / "config.yaml"), "--run-dir", str(folder / "run")]
+        assert train.main(arguments) == 0
+        yield folder / "run"
+
+
+def pairs_of(run: Path) -> list[dict]:
+    """Every pair as a row of a comparison file, with its part and its votes."""
+    data = load("polis", conversation=CONVERSATION, least_votes=5)
+    return [
+        row | {"chosen": data.items[row["chosen"]], "rejected": data.items[row["rejected"]]}
+        for row in pq.read_table(run / runs.SPLITS).to_pylist()
+    ]
+
+
+def evaluated(run: Path, folder: Path, rows: list[dict]) -> int:
+    path = folder / "asked.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({name: row[name] for name in ("user_id", "chosen", "rejected")}) + "\n"
+            for row in rows
+        )
+    )
+    return evaluate.main(["--run", str(run), "--comparisons", str(path)])
+
+
+def test_the_recorded_split_shares_no_vote(run: Path):
+    votes: dict[str, set[str]] = {}
+    for row in pairs_of(run):
+        votes.setdefault(row["split"], set()).update((row["chosen_vote"], row["rejected_vote"]))
+    assert set(votes) == {"train", "validation", "test", "support", "query"}
+    assert sum(map(len, votes.values())) == len(set().union(*votes.values()))
+
+
+def test_unseen_users_are_scored_after_their_first_votes(run: Path):
+    metrics = json.loads((run / runs.METRICS).read_text())
+    value = load("polis", conversation=CONVERSATION, least_votes=5).votes.value
+    assert metrics["data"]["votes"] == (~np.isnan(value)).sum()
+    unseen = metrics["unseen"]
+    assert unseen["0"]["support_per_user"] == 0
+    # Ten votes are at most twenty-five pairs, five at most six.
+    assert 0 < unseen["5"]["support_per_user"] <= 6
+    assert unseen["5"]["support_per_user"] < unseen["10"]["support_per_user"] <= 25
+    assert metrics["groups"] == "group"
+
+
+def test_evaluate_refuses_pairs_of_votes_that_were_trained_on(run: Path, tmp_path: Path, capsys):
+    pairs = pairs_of(run)
+    test = [row for row in pairs if row["split"] == "test"]
+    assert evaluated(run, tmp_path, test) == 0
+    # A pair that was never formed, of one vote from training and one from test.
+    one = test[0]
+    train_rows = [
+        row for row in pairs if row["split"] == "train" and row["user_id"] == one["user_id"]
+    ]
+    mixed = one | {"rejected": train_rows[0]["rejected"]}
+    capsys.readouterr()
+    assert evaluated(run, tmp_path, [*test, mixed]) == 2
+    line = f"1 of its {len(test) + 1} comparisons are made of votes that were trained on"
+    assert line in capsys.readouterr().err
