@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from paljax.commands import cache_compilations, column_mapping, run_command, say
+from paljax.commands import cache_compilations, column_mapping, run_command, say, say_counts
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +40,7 @@ def adapt(options: argparse.Namespace) -> None:
     num_users = len(dataset.users)
     with about(options.comparisons):
         tables = model.encode(dataset)
+    say_counts(model.remarks(dataset))
     joined = join(model.trained, tables, dataset.comparisons, num_users)
     covariance = np.asarray(joined.covariance, np.float64)
     deviations = np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 0))

@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from paljax.errors import RunError, Stopped, UserError
@@ -14,6 +14,12 @@ from paljax.errors import RunError, Stopped, UserError
 def say(line: str) -> None:
     """Print a line now, so that it stands in order with what other programs print."""
     print(line, flush=True)
+
+
+def say_counts(counts: Mapping[str, int]) -> None:
+    """Print how often each thing happened, a line each."""
+    for what, count in counts.items():
+        say(f"{what}: {count}")
 
 
 def on_terminal() -> bool:

@@ -72,6 +72,7 @@ def evaluate(options: argparse.Namespace) -> None:
         seed=model.config.seed,
     )
     scores |= {"weights_from": sources, "ties": int(dataset.comparisons.tie.sum())}
+    scores |= {"encoding": model.remarks(dataset)}
     if options.out is not None:
         storage.write_json(options.out, scores)
     say(json.dumps(scores, indent=2))

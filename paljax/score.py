@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from paljax.commands import cache_compilations, column_mapping, run_command, say
+from paljax.commands import cache_compilations, column_mapping, run_command, say, say_counts
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +40,7 @@ def score(options: argparse.Namespace) -> None:
     weights, sources = weights_for(model, responses.user_id, {})
     with about(options.input):
         rewards = item_rewards(model, responses, weights)
+    say_counts(model.item_encoder.remarks(responses.response))
     known = [user in model.user_weights for user in responses.user_id]
     table = storage.Table(
         columns={

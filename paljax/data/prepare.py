@@ -42,6 +42,7 @@ class Prepared(NamedTuple):
     item_encoder: Encoder
     prompt_encoder: Encoder | None
     tables: Tables
+    remarks: dict[str, int]  # items and prompts that could not be read as they are, by reason
 
     @property
     def room(self) -> int:
@@ -88,6 +89,7 @@ def prepare(config: Config, *, uses_prompts: bool) -> Prepared:
         item_encoder,
         prompt_encoder,
         encode_tables(dataset, item_encoder, prompt_encoder),
+        encoding_remarks(dataset, item_encoder, prompt_encoder),
     )
 
 
@@ -131,3 +133,14 @@ def encode_tables(
             raise UserError("the model needs prompts, the comparisons have no 'prompt' column")
         prompts = prompt_encoder.encode(dataset.prompts)
     return place_tables(item_encoder.encode(dataset.items), prompts)
+
+
+def encoding_remarks(
+    dataset: Dataset, item_encoder: Encoder, prompt_encoder: Encoder | None
+) -> dict[str, int]:
+    """How many items and prompts the encoders could not read as they are, by reason."""
+    remarks = {f"items, {why}": count for why, count in item_encoder.remarks(dataset.items).items()}
+    if prompt_encoder is not None and dataset.prompts is not None:
+        of_prompts = prompt_encoder.remarks(dataset.prompts)
+        remarks |= {f"prompts, {why}": count for why, count in of_prompts.items()}
+    return remarks

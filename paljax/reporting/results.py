@@ -399,6 +399,14 @@ def dropped_rows(metrics: Metrics) -> dict[str, int]:
     return {"skipped": int(dropped)} if isinstance(dropped, int) and dropped else {}
 
 
+def encoding_remarks(metrics: Metrics) -> dict[str, int]:
+    """Return how many items and prompts could not be encoded as they are, by reason."""
+    remarks = metrics.data.get("encoding", {})
+    if not isinstance(remarks, Mapping):
+        return {}
+    return {str(what): int(count) for what, count in remarks.items() if count}
+
+
 def config_values(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Flatten a configuration to `key.path: value`."""
     flat: dict[str, str] = {}

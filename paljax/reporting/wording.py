@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from paljax.reporting.drawing import SERIES, Estimate, percent, signed
-from paljax.reporting.results import SHARED_REWARD, Difference, Metrics, Scores, dropped_rows
+from paljax.reporting.results import (
+    SHARED_REWARD,
+    Difference,
+    Metrics,
+    Scores,
+    dropped_rows,
+    encoding_remarks,
+)
 
 NAMES = {
     "pal_a": "PAL",
@@ -164,4 +171,5 @@ def _caveats(metrics: Metrics) -> list[str]:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dropped.items())
         total = sum(dropped.values())
         sentences.append(f"{total:,} row{'s were' if total > 1 else ' was'} dropped ({reasons}).")
+    sentences += [f"{what}: {count:,}." for what, count in encoding_remarks(metrics).items()]
     return sentences

@@ -62,7 +62,7 @@ def describe(trained: Trained, prepared: Prepared, rows: Comparisons) -> list[di
 
 def attribute_names(prepared: Prepared) -> tuple[str, ...]:
     """Names of the items' numbers, () where items have none or too many to look at."""
-    width = len(prepared.item_encoder.mean)
+    width = prepared.item_encoder.num_attributes()
     if not 0 < width <= MOST_ATTRIBUTES:
         return ()
     return prepared.dataset.attributes or tuple(f"number {place + 1}" for place in range(width))

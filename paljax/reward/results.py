@@ -153,6 +153,7 @@ def data_counts(prepared: Prepared) -> dict[str, Any]:
         "tasks": len(np.unique(dataset.comparisons.task)),
         "ties": int(dataset.comparisons.tie.sum()),
         "dropped": dataset.dropped,
+        "encoding": prepared.remarks,
         "split": {part: len(split.rows(part)) for part in parts},
         "facts": dataset.facts,
     }

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from paljax import processes, runs, stopping, storage
-from paljax.commands import on_terminal, say
+from paljax.commands import on_terminal, say, say_counts
 from paljax.config import Config
 from paljax.data.prepare import Prepared, prepare
 from paljax.models import PreferenceModel, VectorInputs
@@ -61,6 +61,7 @@ def run(config: Config, run_dir: Path) -> None:
     with processes.first_goes_ahead():
         prepared = prepare(config, uses_prompts=config.model.name == "pal_b")
         if first:
+            say_counts(prepared.remarks)
             runs.open_run(run_dir, config)
             runs.record_splits(run_dir, results.splits_table(prepared))
     with stopping.noticed() as asked:

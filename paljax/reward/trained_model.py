@@ -17,7 +17,7 @@ from paljax.data.batches import Tables
 from paljax.data.dataset import Dataset
 from paljax.data.encoders import Encoder, encoder_from_json
 from paljax.data.files import Responses
-from paljax.data.prepare import Prepared, encode_tables
+from paljax.data.prepare import Prepared, encode_tables, encoding_remarks
 from paljax.errors import UserError
 from paljax.models import PreferenceModel
 from paljax.reward.fits import build_model
@@ -39,6 +39,10 @@ class TrainedModel(NamedTuple):
     def encode(self, dataset: Dataset) -> Tables:
         """Inputs of a data set's items and prompts, as the model was trained to read them."""
         return encode_tables(dataset, self.item_encoder, self.prompt_encoder)
+
+    def remarks(self, dataset: Dataset) -> dict[str, int]:
+        """How many of its items and prompts could not be read as they are, by reason."""
+        return encoding_remarks(dataset, self.item_encoder, self.prompt_encoder)
 
 
 def save_model(run_dir: Path, trained: Trained, prepared: Prepared, *, shared: bool) -> None:

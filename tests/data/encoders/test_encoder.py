@@ -45,8 +45,8 @@ def test_any_function_of_the_levels_is_linear_and_no_column_is_redundant():
 def test_levels_are_those_of_training_rows_alone():
     encoder = fit_encoder([Numbers(levels=3)], LEVELS, np.array([0, 0, 1, 3]))
     # Training has two lengths, and 1, 2 and 4 in the last column.
-    np.testing.assert_array_equal(encoder.indicators.column, [2])
-    np.testing.assert_array_equal(encoder.indicators.value, [2])
+    np.testing.assert_array_equal(encoder.parts["numbers"].indicators.column, [2])
+    np.testing.assert_array_equal(encoder.parts["numbers"].indicators.value, [2])
 
 
 @pytest.mark.parametrize("levels", [0, 1, 2])

@@ -1,0 +1,141 @@
+"""An encoder: parts side by side, fitted to the items of the training comparisons.
+
+N items, D numbers in all parts together.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paljax.data.dataset import Table
+from paljax.data.encoders.item_id import ITEM_ID
+from paljax.data.encoders.minilm import MINILM
+from paljax.data.encoders.numbers import NUMBERS, StandardisedNumbers
+from paljax.data.encoders.part import Kind, Part
+from paljax.data.encoders.transformers import TRANSFORMERS
+from paljax.errors import UserError
+from paljax.models import Inputs, VectorInputs
+
+PARTS: dict[str, Kind] = {
+    "numbers": NUMBERS,
+    "item_id": ITEM_ID,
+    "minilm": MINILM,
+    "transformers": TRANSFORMERS,
+}
+
+if TYPE_CHECKING:
+    EncoderConfig = Any  # made from the registry
+else:
+    EncoderConfig = Union[tuple(kind.config for kind in PARTS.values())]  # noqa: UP007  (of a tuple)
+
+
+class Encoder(NamedTuple):
+    """A fitted encoder."""
+
+    parts: dict[str, Part]  # by name, in the order of their numbers
+
+    def encode(self, table: Table) -> Inputs:
+        """Inputs of these items for a model.
+
+        Args:
+            table: Items of the kind that the encoder was fitted on.
+
+        Returns:
+            [N, D] array, or `VectorInputs` where items have a learned vector.
+
+        Raises:
+            UserError: If the items are of another kind or width.
+        """
+        return _side_by_side([part.encode(table) for part in self.parts.values()])
+
+    def blank(self) -> Inputs:
+        """Inputs of one item that is all zeros, to know widths by."""
+        return _side_by_side([part.blank() for part in self.parts.values()])
+
+    def learned_vectors(self) -> tuple[int, int] | None:
+        """Number and width of the learned vectors, None without."""
+        return next(filter(None, (part.learned_vectors() for part in self.parts.values())), None)
+
+    def num_attributes(self) -> int:
+        """How many numbers are the item's own; they come first, since text has none beside them."""
+        owned = [part for part in self.parts.values() if isinstance(part, StandardisedNumbers)]
+        return sum(len(part.mean) for part in owned)
+
+    def rise(self, column: int) -> NDArray[np.float32]:
+        """Mean change [D] of an item's inputs when one of its own numbers rises by a standard
+        deviation.
+        """
+        changes = []
+        for part in self.parts.values():
+            if isinstance(part, StandardisedNumbers):
+                changes.append(part.rise(column))
+            else:
+                blank = part.blank()
+                features = blank.features if isinstance(blank, VectorInputs) else blank
+                changes.append(np.zeros(features.shape[1], np.float32))
+        return np.concatenate(changes)
+
+    def remarks(self, table: Table) -> dict[str, int]:
+        """How many items could not be read as they are, by part and reason."""
+        return {
+            f"{name}: {reason}": count
+            for name, part in self.parts.items()
+            for reason, count in part.remarks(table).items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """What `encoder_from_json` reads back."""
+        return {"parts": {name: part.to_json() for name, part in self.parts.items()}}
+
+
+def encoder_from_json(record: dict[str, Any]) -> Encoder:
+    """The encoder that `Encoder.to_json` wrote."""
+    return Encoder({name: PARTS[name].from_json(held) for name, held in record["parts"].items()})
+
+
+def fit_encoder(
+    configs: Sequence[EncoderConfig],
+    table: Table,
+    training_rows: NDArray[np.int32],
+    *,
+    key: str = "encoder",
+) -> Encoder:
+    """Learn an encoder from the items of the training comparisons.
+
+    Args:
+        configs: The encoders to concatenate, at most one of a kind.
+        table: All distinct items.
+        training_rows: Rows of the table, one for every time that an item appears in training.
+        key: Of the configuration, to name in errors.
+
+    Returns:
+        The fitted encoder.
+
+    Raises:
+        UserError: If an encoder does not fit the items.
+    """
+    by_name = {config.name: config for config in configs}
+    if len(by_name) < len(configs):
+        raise UserError(f"{key}: every encoder may appear once in a concatenation")
+    return Encoder(
+        {
+            name: PARTS[name].fit(config, table, training_rows, key)
+            for name, config in by_name.items()
+        }
+    )
+
+
+def _side_by_side(inputs: Sequence[Inputs]) -> Inputs:
+    """Concatenate what parts made of the same items; at most one part has learned vectors."""
+    ids = None
+    blocks = []
+    for part in inputs:
+        if isinstance(part, VectorInputs):
+            ids = part.ids
+            blocks.append(part.features)
+        else:
+            blocks.append(part)
+    features = np.concatenate(blocks, axis=1)
+    return features if ids is None else VectorInputs(features, ids)
