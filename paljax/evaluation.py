@@ -3,6 +3,7 @@
 n comparisons of U users in G groups; R resamples of the users. A margin of zero counts half.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,25 +61,44 @@ def score(
     Returns:
         accuracy; accuracy_macro_user, the mean over users; accuracy_worst_group; accuracy_p10_user,
         the first decile of users' accuracies; nll in nats a comparison; ece, the expected
-        calibration error; n; n_users; and intervals, the 95 % percentile interval of each.
+        calibration error; n; n_users; intervals, 95 %, of each score; and groups, by name the
+        accuracy, its interval, n and n_users.
+
+        Intervals of means are bootstrap percentiles. A minimum, a low quantile and a sum of
+        absolute values are biased in resamples, whose percentiles may miss the score itself. So
+        the worst group has the interval of that group, taken as given; the first decile that of
+        its order statistics, which assumes no distribution (0 where there are too few users to
+        bound it); and ece the spread of the resamples around their median, centred on the score.
 
     Source:
         Expected calibration error: Guo et al., arXiv 1706.04599, equation 3. Bootstrap over users:
-        Efron and Tibshirani (1993), section 13.3.
+        Efron and Tibshirani (1993), section 13.3. Interval of a quantile: Conover, Practical
+        Nonparametric Statistics (1999), section 3.2.
     """
     sums = _sum_by_user(margins, users, groups)
     num_users = len(sums.comparisons)
-    everybody = np.ones((1, num_users))
     copies = np.random.default_rng(seed).multinomial(
         num_users, np.full(num_users, 1 / num_users), size=resamples
     )
-    point = {name: float(value[0]) for name, value in _statistics(sums, everybody).items()}
-    spread = _statistics(sums, copies.astype(np.float64))
-    intervals = {
-        name: [float(end) for end in np.percentile(values, INTERVAL)]
-        for name, values in spread.items()
+    everybody = np.ones((1, num_users))
+    point = {name: float(value[0]) for name, value in _means(sums, everybody).items()}
+    spread = _means(sums, copies.astype(np.float64))
+    intervals = {name: _percentiles(values) for name, values in spread.items()}
+    shifted = spread["ece"] - np.median(spread["ece"]) + point["ece"]
+    intervals["ece"] = _percentiles(np.clip(shifted, 0, 1))
+    by_group = _score_groups(sums, groups, copies.astype(np.float64))
+    worst = min(by_group.values(), key=lambda group: float(group["accuracy"]))
+    user_accuracy = np.sort(sums.correct / sums.comparisons)
+    point["accuracy_worst_group"] = worst["accuracy"]
+    intervals["accuracy_worst_group"] = worst["interval"]
+    point["accuracy_p10_user"] = float(user_accuracy[_quantile_place(num_users)])
+    intervals["accuracy_p10_user"] = _quantile_interval(user_accuracy)
+    return point | {
+        "n": len(margins),
+        "n_users": num_users,
+        "intervals": intervals,
+        "groups": by_group,
     }
-    return point | {"n": len(margins), "n_users": num_users, "intervals": intervals}
 
 
 def accuracy_gain(
@@ -185,28 +205,64 @@ def _sum_by_user(margins: NDArray[Any], users: NDArray[Any], groups: NDArray[Any
     )
 
 
-def _statistics(sums: _UserSums, copies: Floats) -> dict[str, Floats]:
-    """Every score of resampled users; `copies` [R, U] says how often a user is drawn."""
+def _means(sums: _UserSums, copies: Floats) -> dict[str, Floats]:
+    """Scores that are means over comparisons or users; `copies` [R, U]: how often one is drawn."""
     count = copies @ sums.comparisons
-    user_accuracy = sums.correct / sums.comparisons
-    group_count, group_correct = copies @ sums.group_count, copies @ sums.group_correct
-    group_accuracy = np.where(group_count > 0, group_correct / np.maximum(group_count, 1), np.inf)
     gaps = np.abs(copies @ sums.bin_correct - copies @ sums.bin_confidence)
     return {
         "accuracy": copies @ sums.correct / count,
-        "accuracy_macro_user": copies @ user_accuracy / copies.sum(axis=1),
-        "accuracy_worst_group": group_accuracy.min(axis=1),
-        "accuracy_p10_user": _low_quantile(user_accuracy, copies),
+        "accuracy_macro_user": copies @ (sums.correct / sums.comparisons) / copies.sum(axis=1),
         "nll": copies @ sums.nll / count,
         "ece": gaps.sum(axis=1) / count,
     }
 
 
-def _low_quantile(values: Floats, copies: Floats) -> Floats:
-    """Smallest value that at least a tenth of the drawn users do not exceed."""
-    order = np.argsort(values)
-    drawn = np.cumsum(copies[:, order], axis=1)
+def _score_groups(
+    sums: _UserSums, groups: NDArray[Any], copies: Floats
+) -> dict[str, dict[str, Any]]:
+    """Accuracy of every group; its interval is over the resamples that have the group."""
+    count, correct = copies @ sums.group_count, copies @ sums.group_correct
+    scores = {}
+    for place, name in enumerate(np.unique(groups)):
+        has, n = count[:, place] > 0, sums.group_count[:, place].sum()
+        scores[str(name)] = {
+            "accuracy": float(sums.group_correct[:, place].sum() / n),
+            "interval": _percentiles(correct[has, place] / count[has, place]),
+            "n": int(n),
+            "n_users": int((sums.group_count[:, place] > 0).sum()),
+        }
+    return scores
+
+
+def _percentiles(values: Floats) -> list[float]:
+    return [float(end) for end in np.percentile(values, INTERVAL)]
+
+
+def _quantile_place(count: int) -> int:
+    """Place, in sorted values, of the smallest that at least a tenth do not exceed."""
     # A hair below the share: a tenth of ten users is one user, whatever the rounding.
-    place = np.argmax(drawn >= LOW_QUANTILE * drawn[:, -1:] - 1e-9, axis=1)
-    low: Floats = values[order][place]
-    return low
+    return math.ceil(LOW_QUANTILE * count - 1e-9) - 1
+
+
+def _quantile_interval(values: Floats) -> list[float]:
+    """Order statistics that hold the population's first decile between them.
+
+    The number of values below it is binomial; a side that no value bounds ends at 0 or 1.
+    """
+    count = len(values)
+    at_most = np.cumsum([_binomial(count, successes) for successes in range(count + 1)])
+    tail = INTERVAL[0] / 100
+    below = int(np.searchsorted(at_most, tail, side="right"))  # so many values are below it
+    above = int(np.searchsorted(at_most, 1 - tail)) + 1
+    low = float(values[below - 1]) if below else 0.0
+    high = float(values[above - 1]) if above <= count else 1.0
+    return [low, high]
+
+
+def _binomial(count: int, successes: int) -> float:
+    """Probability of so many values below the first decile."""
+    log_ways = (
+        math.lgamma(count + 1) - math.lgamma(successes + 1) - math.lgamma(count - successes + 1)
+    )
+    log_below, log_above = math.log(LOW_QUANTILE), math.log1p(-LOW_QUANTILE)
+    return math.exp(log_ways + successes * log_below + (count - successes) * log_above)

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from paljax.evaluation import accuracy_by_user, accuracy_gain, calibration, score
+from paljax.evaluation import (
+    _quantile_interval,
+    accuracy_by_user,
+    accuracy_gain,
+    calibration,
+    score,
+)
 from tests.kernels import twins
 
 OPTIONS = {"resamples": 400, "seed": 0}
@@ -78,3 +84,42 @@ def test_calibration_bins_hold_every_comparison_once():
 def test_a_user_without_comparisons_has_no_accuracy():
     accuracy = accuracy_by_user(np.array([1.0, -1.0, 1.0]), np.array([0, 0, 2]), num_users=4)
     np.testing.assert_array_equal(accuracy, [0.5, np.nan, 1.0, np.nan])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_interval_holds_its_score(seed):
+    """Minima, quantiles and calibration errors are biased in resamples; their intervals are not."""
+    generator = np.random.default_rng(seed)
+    users = np.repeat(np.arange(60), 4)
+    margins = generator.normal(0.3, 1.0, 240)
+    scores = score(margins, users, users % 12, **OPTIONS)
+    assert set(scores["intervals"]) == {*list(scores)[:6]}
+    for name, (low, high) in scores["intervals"].items():
+        assert low <= scores[name] <= high, name
+    for name, group in scores["groups"].items():
+        assert group["interval"][0] <= group["accuracy"] <= group["interval"][1], name
+
+
+def test_the_interval_of_the_first_decile_covers_it():
+    """Users' accuracies are uniform, so the decile is 0.1: 95 % of intervals should hold it."""
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        low, high = _quantile_interval(np.sort(generator.uniform(size=150)))
+        covered += low <= 0.1 <= high
+    assert 0.94 <= covered / 400 <= 0.995
+    assert _quantile_interval(np.linspace(0.2, 0.8, 5)) == [0.0, pytest.approx(0.5)]
+
+
+def test_groups_are_scored_by_name():
+    margins, users, groups = data()
+    scores = score(margins, users, groups, **OPTIONS)
+    assert list(scores["groups"]) == ["a", "b", "c"]
+    for name, group in scores["groups"].items():
+        here = groups == name
+        hits = 0.5 * (1 + np.sign(margins[here]))
+        assert group["accuracy"] == pytest.approx(hits.mean())
+        assert (group["n"], group["n_users"]) == (here.sum(), len(set(users[here])))
+    worst = min(scores["groups"].values(), key=lambda group: group["accuracy"])
+    assert scores["accuracy_worst_group"] == worst["accuracy"]
+    assert scores["intervals"]["accuracy_worst_group"] == worst["interval"]

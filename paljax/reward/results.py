@@ -228,12 +228,11 @@ def analysis(
     prototypes = describe(trained, prepared, looked_at)
     (shared,) = describe(baseline, prepared, looked_at)
     share = users.weights[~users.unseen].mean(axis=0)
+    shown = tuple(dict.fromkeys((name, "bradley_terry")))
     return {
         "model": name,
         "baseline": "bradley_terry",
-        "calibration": {
-            model: results[model]["calibration"] for model in dict.fromkeys((name, "bradley_terry"))
-        },
+        "calibration": {model: results[model]["calibration"] for model in shown},
         "population": np.asarray(trained.population).tolist(),
         "attributes": list(attribute_names(prepared)),
         "effect_unit": EFFECT_UNIT,
@@ -243,7 +242,24 @@ def analysis(
             for part, prototype in zip(share, prototypes, strict=True)
         ],
         "membership": _membership(trained, prepared, users),
+        "groups": _groups({model: results[model]["test"]["groups"] for model in shown}),
     }
+
+
+def _groups(by_model: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracy of the models on every group of the test part; none where there is one group."""
+    first = next(iter(by_model.values()))
+    if len(first) < 2:
+        return []
+    return [
+        {
+            "group": group,
+            "n": scores["n"],
+            "accuracy": {model: groups[group]["accuracy"] for model, groups in by_model.items()},
+            "intervals": {model: groups[group]["interval"] for model, groups in by_model.items()},
+        }
+        for group, scores in first.items()
+    ]
 
 
 def user_labels(prepared: Prepared) -> list[str | None]:
