@@ -18,7 +18,7 @@ LAYERS = [
     ["data"],
     ["predictions", "learners"],
     ["parallel", "processes", "stopping"],
-    ["checkpoints", "config", "storage", "evaluation", "matching", "loop", "commands"],
+    ["checkpoints", "config", "storage", "evaluation", "agreement", "matching", "loop", "commands"],
     ["stopwatch"],
     ["data.prepare", "runs", "figures", "reporting"],
     ["report"],
