@@ -305,6 +305,40 @@ def expected_loss_of_groups(
     return math.fsum(terms) / len(margins)
 
 
+# --- rewards that groups can be compared by ----------------------------------------------------
+
+
+def normalize(rewards: Array, log_reference: Array, *, kind: str, beta: float) -> Array:
+    """Rewards [X, Y, K] against the reference policy, one prompt and one group at a time."""
+    num_prompts, num_responses, num_groups = rewards.shape
+    reference = [[math.exp(value) for value in row] for row in log_reference]
+    normalized = np.empty(rewards.shape)
+    for k in range(num_groups):
+        centers = [inner(reference[x], rewards[x, :, k]) for x in range(num_prompts)]
+        variance = math.fsum(
+            reference[x][y] * (float(rewards[x, y, k]) - centers[x]) ** 2
+            for x in range(num_prompts)
+            for y in range(num_responses)
+        )
+        deviation = math.sqrt(variance / num_prompts)
+        for x in range(num_prompts):
+            optimum = beta * log_sum_exp(
+                [float(log_reference[x, y] + rewards[x, y, k] / beta) for y in range(num_responses)]
+            )
+            for y in range(num_responses):
+                reward = float(rewards[x, y, k])
+                normalized[x, y, k] = {
+                    "none": reward,
+                    "reference": (reward - centers[x]) / deviation,
+                    "regret": reward - optimum,
+                    "win_rate": math.fsum(
+                        reference[x][other] * sigmoid(reward - float(rewards[x, other, k]))
+                        for other in range(num_responses)
+                    ),
+                }[kind]
+    return normalized
+
+
 # --- reward models, for one item and one user ---------------------------------------------------
 
 

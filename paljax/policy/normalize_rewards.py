@@ -1,0 +1,208 @@
+"""Rewards that groups can be compared by: centred on the reference policy, or as win rates.
+
+X prompts, Y responses in a table, n sampled responses a prompt, K groups. A reward is known only up
+to a constant for each prompt and a scale, and the minimum over groups compares both. Everything
+here is a pure function of arrays; only `require_usable` looks at values.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from paljax.errors import UserError, nearest
+
+# Units in the last place by which a centre of equal rewards may miss them.
+_ROUNDINGS = 8
+
+Normalization = Literal["reference", "regret", "win_rate", "none"]
+
+
+class Calibration(NamedTuple):
+    """What rewards are measured against; frozen once it is made."""
+
+    center: Float[Array, "X K"] | None  # nats, subtracted; None: the level stays
+    scale: Float[Array, "K"]  # nats a unit, divided by; 1 where a reward is constant
+    reference: Float[Array, "X n K"] | None  # rewards of responses of the reference, for win rates
+    log_weights: Float[Array, "X n"] | None  # their log-probabilities, normalised
+
+
+def calibrate(
+    rewards: Float[Array, "X n K"],
+    *,
+    kind: Normalization = "reference",
+    beta: float | Float[Array, ""] = 1.0,
+    log_reference: Float[Array, "X n"] | None = None,
+) -> Calibration:
+    """Measure rewards on responses of the reference policy.
+
+    - reference: centre of each prompt, E_ref r_k(x, y); one scale a group, the standard deviation
+      of r_k under the reference around these centres, pooled over prompts.
+    - regret: centre of each prompt, β log E_ref exp(r_k(x, y) / β), the most that a policy for
+      group k alone could have (reward minus β KL). Scale one.
+    - win_rate: the responses themselves.
+    - none: nothing.
+
+    Args:
+        rewards: Rewards of every group, in nats: of samples of the reference policy, or of all
+            responses.
+        kind: A name above.
+        beta: β > 0, nats of reward for a nat of KL; for regret only.
+        log_reference: Log-probabilities of the responses where they are all there are. None: they
+            are samples, of which `reference` needs at least two a prompt, and its variance counts
+            n - 1.
+
+    Returns:
+        The calibration of these prompts.
+
+    Raises:
+        ValueError: If the kind is unknown or shapes don't fit.
+
+    Source:
+        paljax's design, section 2.5. Regret: the value of the KL-regularised optimum, Ziebart
+        (2010); Rafailov et al., arXiv 2305.18290, equation 4.
+    """
+    _check(rewards, log_reference, kind)
+    num_samples = rewards.shape[1]
+    ones = jnp.ones(rewards.shape[2], rewards.dtype)
+    if kind == "none":
+        return Calibration(None, ones, None, None)
+    log_weights = log_reference
+    if log_weights is None:
+        log_weights = jnp.full(rewards.shape[:2], -jnp.log(num_samples), rewards.dtype)
+    if kind == "win_rate":
+        return Calibration(None, ones, rewards, log_weights)
+    if kind == "regret":
+        tilted = log_weights[:, :, None] + rewards / beta
+        return Calibration(beta * jax.nn.logsumexp(tilted, axis=1), ones, None, None)
+    probabilities = jnp.exp(log_weights)[:, :, None]
+    center = jnp.sum(probabilities * rewards, axis=1)
+    variance = jnp.sum(probabilities * (rewards - center[:, None, :]) ** 2, axis=1)
+    if log_reference is None:
+        if num_samples < 2:
+            raise ValueError(f"rewards {rewards.shape}: wanted two samples a prompt or more")
+        variance = variance * (num_samples / (num_samples - 1))
+    # What rounding leaves of a constant reward is no spread to divide by.
+    epsilon = jnp.finfo(rewards.dtype).eps  # type: ignore[no-untyped-call]
+    rounding = _ROUNDINGS * epsilon * jnp.max(jnp.abs(rewards), axis=(0, 1))
+    variance = jnp.mean(variance, axis=0)
+    varies = variance > rounding**2
+    scale = jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 1)
+    return Calibration(center, scale, None, None)
+
+
+def apply(calibration: Calibration, rewards: Float[Array, "X m K"]) -> Float[Array, "X m K"]:
+    """Measure rewards of responses by a calibration of the same prompts.
+
+    Args:
+        calibration: Of `calibrate`, its prompts in the order of the rewards' (`at_prompts`).
+        rewards: Rewards of any responses to them, in nats.
+
+    Returns:
+        (r_k - centre) / scale; for win rates E_{y' ~ ref} σ(r_k(x, y) - r_k(x, y')), the
+        probability in [0, 1] that group k prefers the response to one of the reference.
+    """
+    if calibration.reference is not None and calibration.log_weights is not None:
+        return _win_rates(rewards, calibration.reference, calibration.log_weights)
+    if calibration.center is not None:
+        rewards = rewards - calibration.center[:, None, :]
+    return rewards / calibration.scale[None, None, :]
+
+
+def at_prompts(calibration: Calibration, prompts: Int[Array, "B"]) -> Calibration:
+    """The calibration of some of its prompts, in this order."""
+
+    def rows(field: Array | None) -> Array | None:
+        return None if field is None else jnp.take(field, prompts, axis=0)
+
+    return calibration._replace(
+        center=rows(calibration.center),
+        reference=rows(calibration.reference),
+        log_weights=rows(calibration.log_weights),
+    )
+
+
+def normalize(
+    rewards: Float[Array, "X Y K"],
+    log_reference: Float[Array, "X Y"],
+    *,
+    kind: Normalization,
+    beta: float | Float[Array, ""],
+) -> Float[Array, "X Y K"]:
+    """Normalise a table of all responses, exactly.
+
+    Args:
+        rewards: Rewards of every group, in nats.
+        log_reference: Log-probabilities of the reference policy, normalised over Y; -inf for what
+            it never says.
+        kind: reference, regret, win_rate or none; see `calibrate`.
+        beta: β > 0.
+
+    Returns:
+        Normalised rewards.
+
+    Raises:
+        ValueError: If the kind is unknown or shapes don't fit.
+
+    Example:
+        >>> rewards = jnp.array([[[1.0], [3.0]]])
+        >>> even = jnp.log(jnp.array([[0.5, 0.5]]))
+        >>> print(normalize(rewards, even, kind="reference", beta=1.0)[0, :, 0])
+        [-1.  1.]
+    """
+    calibration = calibrate(rewards, kind=kind, beta=beta, log_reference=log_reference)
+    return apply(calibration, rewards)
+
+
+def require_usable(
+    rewards: Float[Array, "X n K"], names: Sequence[str], *, kind: Normalization
+) -> None:
+    """Refuse groups whose reward is not finite, or has no scale to be divided by.
+
+    Args:
+        rewards: Rewards of every group on responses of the reference policy.
+        names: Of the groups.
+        kind: The normalisation.
+
+    Raises:
+        UserError: Names the first such group.
+    """
+    values = np.asarray(rewards)
+    for place, name in enumerate(names):
+        of_group = values[:, :, place]
+        if not np.isfinite(of_group).all():
+            raise UserError(f"group {name!r}: its reward is not finite (NaN or infinite)")
+        if kind == "reference" and not np.ptp(of_group, axis=1).any():
+            raise UserError(
+                f"group {name!r}: its reward is the same for all responses to a prompt, so it has "
+                "no scale; leave the group out, or choose another normalisation: 'none', 'regret'"
+            )
+
+
+def _win_rates(
+    rewards: Float[Array, "X m K"],
+    reference: Float[Array, "X n K"],
+    log_weights: Float[Array, "X n"],
+) -> Float[Array, "X m K"]:
+    def of_prompt(arrays: tuple[Array, Array, Array]) -> Array:
+        own, others, log_weight = arrays
+        wins = jax.nn.sigmoid(own[:, None, :] - others[None, :, :])
+        return jnp.einsum("mnk,n->mk", wins, jnp.exp(log_weight))
+
+    # Prompt by prompt: all pairs of all prompts at once would not fit.
+    rates: Array = jax.lax.map(of_prompt, (rewards, reference, log_weights))
+    return rates
+
+
+def _check(rewards: Array, log_reference: Array | None, kind: str) -> None:
+    if kind not in get_args(Normalization):
+        raise ValueError(f"kind {kind!r}: {nearest(kind, get_args(Normalization))}")
+    fits = log_reference is None or log_reference.shape == rewards.shape[:2]
+    if rewards.ndim != 3 or not fits:
+        given = None if log_reference is None else log_reference.shape
+        raise ValueError(
+            f"rewards {rewards.shape} and log_reference {given} must be [X, n, K] and [X, n]"
+        )
