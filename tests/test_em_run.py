@@ -2,12 +2,19 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from paljax import adapt, evaluate, runs, score, train
+from paljax import adapt, evaluate, loop, runs, score, train
+from paljax.checkpoints import Checkpoints
+from paljax.config import load
+from paljax.data.prepare import prepare
+from paljax.reward.fits import build_model
+from paljax.reward.tasks import task_for
 from paljax.reward.trained_model import load_model
 from tests.kernels import twins
 
@@ -141,6 +148,60 @@ def test_score_gives_the_mean_reward(run, tmp_path):
     expected = rewards[0] @ np.asarray(model.trained.population)
     np.testing.assert_allclose(found["reward"], expected, rtol=1e-4)
     assert not found["known_user"]
+
+
+class KilledError(Exception):
+    """The end of a fit that did not end by itself."""
+
+
+class Log:
+    """Records of a fit; kills it at an epoch."""
+
+    def __init__(self, last=None):
+        self.records, self.last = [], last
+
+    def rewind(self, fit, epoch):
+        self.records = [record for record in self.records if record["epoch"] <= epoch]
+
+    def append(self, record):
+        self.records.append(record)
+        if record["epoch"] == self.last:
+            raise KilledError
+
+
+def test_a_killed_fit_ends_as_a_straight_one_bit_for_bit(run, tmp_path):
+    config = load(run.parent / "config.yaml", ["training.checkpoint_every=2"])
+    prepared = prepare(config, uses_prompts=False)
+    comparisons, split = prepared.dataset.comparisons, prepared.split
+    train, validation = (comparisons.select(split.rows(part)) for part in ("train", "validation"))
+    model = build_model(config, 2, prepared.item_encoder, None)
+    task = task_for(config, prepared, "em", model, train, validation, epochs=6)
+    killed, straight = Log(last=5), Log()
+
+    def fitted(folder, log):
+        with Checkpoints(tmp_path / folder) as checkpoints:
+            return loop.fit(
+                task,
+                jax.random.key(0),
+                checkpoints=checkpoints,
+                log=log,
+                say=lambda line: None,
+                progress_bar=False,
+            )
+
+    expected = fitted("straight", straight)
+    with pytest.raises(KilledError):
+        fitted("killed", killed)
+    killed.last = None
+    found = fitted("killed", killed)
+    assert killed.records == straight.records
+
+    def equal(left, right):
+        if jnp.issubdtype(left.dtype, jax.dtypes.prng_key):
+            left, right = jax.random.key_data(left), jax.random.key_data(right)
+        np.testing.assert_array_equal(left, right)
+
+    jax.tree.map(equal, found, expected)
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,8 @@ def assert_survives(learner, moments, folder, cache):
     return kills, output
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+# By EM only among the slow ones: tests/test_em_run.py has a quick one.
+@pytest.mark.parametrize("learner", ["gradient", "episodes"])
 def test_a_killed_run_ends_as_the_straight_run(learner, tmp_path, cache):
     def moments(in_all):
         """In the first fit, in a later one, and after the last: while the run is scored."""
