@@ -13,11 +13,14 @@ from paljax.kernels.choices import (
     sum_by_user,
 )
 from paljax.kernels.distances import ideal_point_rewards, mix, squared_distances
+from paljax.kernels.maxmin import MaxMinSolution, maxmin_dual
 from paljax.kernels.simplex import SimplexFit, fit_simplex, fit_simplex_nonlinear
-from paljax.kernels.weights import exponentiated_gradient
+from paljax.kernels.weights import cap_weights, exponentiated_gradient, worst_case_weights
 
 __all__ = [
+    "MaxMinSolution",
     "SimplexFit",
+    "cap_weights",
     "exponentiated_gradient",
     "fit_simplex",
     "fit_simplex_nonlinear",
@@ -26,8 +29,10 @@ __all__ = [
     "log_choice",
     "log_evidence",
     "log_odds",
+    "maxmin_dual",
     "mix",
     "responsibilities",
     "squared_distances",
     "sum_by_user",
+    "worst_case_weights",
 ]

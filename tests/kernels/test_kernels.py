@@ -74,6 +74,8 @@ def _cases() -> dict[str, Case]:
         "sum_by_user": Case(
             {"log_choices": -another.exponential(size=(B, K)), "users": users}, {"num_users": U}
         ),
+        "worst_case_weights": Case({"utilities": random.normal(size=G)}, {"cap": 0.4}),
+        "cap_weights": Case({"log_q": np.log([0.05, 0.6, 0.25, 0.1])}, {"cap": 0.35}),
     }
 
 

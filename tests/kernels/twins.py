@@ -223,6 +223,114 @@ def exponentiated_gradient(log_q: Array, utilities: Array, *, step_size: float) 
     return np.array([value - log_sum_exp(moved) for value in moved])
 
 
+def worst_case_weights(utilities: Array, *, cap: float = 1.0) -> Array:
+    """argmin q·U with q_g <= cap: one is poured out, the worst-off first."""
+    left, weights = 1.0, np.zeros(len(utilities))
+    for group in sorted(range(len(utilities)), key=lambda group: float(utilities[group])):
+        weights[group] = min(cap, left)
+        left -= weights[group]
+    return weights
+
+
+def cap_weights(log_q: Array, *, cap: float) -> Array:
+    """log min(cap, c q_g); c by bisection, so that the weights sum to one."""
+    q = [math.exp(float(value)) for value in log_q]
+    low, high = 0.0, 1 / min(q)
+    for _ in range(200):
+        middle = (low + high) / 2
+        total = math.fsum(min(cap, middle * weight) for weight in q)
+        low, high = (middle, high) if total < 1 else (low, middle)
+    return np.log([min(cap, high * weight) for weight in q])
+
+
+def tilted_policy(
+    rewards: Array, log_reference: Array, weights: Sequence[float] | Array, beta: float
+) -> tuple[Array, list[float]]:
+    """π ∝ π_ref exp(λ·r / β) of every prompt, and the log of what it is divided by."""
+    policy, log_normalizers = np.zeros(log_reference.shape), []
+    for x in range(len(rewards)):
+        scores = [
+            float(log_reference[x][y]) + inner(weights, rewards[x][y]) / beta
+            for y in range(len(rewards[x]))
+        ]
+        log_normalizers.append(log_sum_exp(scores))
+        policy[x] = [math.exp(score - log_normalizers[-1]) for score in scores]
+    return policy, log_normalizers
+
+
+def expected_rewards(policy: Array, rewards: Array, prompt_weights: Array) -> list[float]:
+    """U_k = E_x E_{y ~ π} r_k."""
+    num_prompts, num_actions, num_rewards = rewards.shape
+    return [
+        math.fsum(
+            float(prompt_weights[x] * policy[x][y] * rewards[x][y][k])
+            for x in range(num_prompts)
+            for y in range(num_actions)
+        )
+        for k in range(num_rewards)
+    ]
+
+
+def policy_kl(policy: Array, log_reference: Array, prompt_weights: Array) -> float:
+    """E_x KL(π ‖ π_ref)."""
+    return math.fsum(
+        float(prompt_weights[x] * policy[x][y] * (math.log(policy[x][y]) - log_reference[x][y]))
+        for x in range(len(policy))
+        for y in range(len(policy[x]))
+        if policy[x][y] > 0
+    )
+
+
+def policy_value(
+    policy: Array,
+    rewards: Array,
+    log_reference: Array,
+    prompt_weights: Array,
+    *,
+    beta: float,
+    group_matrix: Array,
+    cap: float = 1.0,
+) -> float:
+    """min over q of q·(A U) - β KL."""
+    utilities = expected_rewards(policy, rewards, prompt_weights)
+    of_groups = np.array([inner(row, utilities) for row in group_matrix])
+    worst = inner(worst_case_weights(of_groups, cap=cap), of_groups)
+    return worst - beta * policy_kl(policy, log_reference, prompt_weights)
+
+
+def maxmin_dual(
+    rewards: Array,
+    log_reference: Array,
+    prompt_weights: Array,
+    *,
+    beta: float,
+    group_matrix: Array,
+    tolerance: float = 0.0,
+    cap: float = 1.0,
+) -> tuple[Array, Array, Array, float, float, float]:
+    """min over q of β E_x log E_ref exp((Aᵀq)·r / β), by mirror descent; `tolerance` is not used.
+
+    A different method from the kernel's and far slower: probabilities are good to about 1e-3.
+    """
+    num_groups = len(group_matrix)
+    log_q = np.log(np.full(num_groups, 1 / num_groups))
+    of_groups = [[inner(row, reward) for row in group_matrix] for x in rewards for reward in x]
+    step_size = beta / float(np.ptp(of_groups)) ** 2  # one over the largest curvature
+    for _ in range(2000):
+        weights = [inner(np.exp(log_q), column) for column in group_matrix.T]
+        policy, log_normalizers = tilted_policy(rewards, log_reference, weights, beta)
+        utilities = expected_rewards(policy, rewards, prompt_weights)
+        of_groups = np.array([inner(row, utilities) for row in group_matrix])
+        q = np.exp(log_q)
+        log_q = log_q - step_size * of_groups
+        log_q = cap_weights(log_q - log_sum_exp(list(log_q)), cap=cap)
+    dual = beta * inner(prompt_weights, log_normalizers)
+    settings = {"beta": beta, "group_matrix": group_matrix, "cap": cap}
+    value = policy_value(policy, rewards, log_reference, prompt_weights, **settings)
+    kl_of_policy = policy_kl(policy, log_reference, prompt_weights)
+    return q, policy, np.array(utilities), kl_of_policy, value, dual - value
+
+
 def leave_one_out(rewards: Array) -> Array:
     """r_i minus the mean of the other rewards of its row."""
     advantages = np.empty(rewards.shape)
