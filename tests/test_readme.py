@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from paljax.config import parse
-from paljax.kernels import advantages, choices, distances, simplex, weights
+from paljax.kernels import advantages, choices, distances, maxmin, simplex, weights
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 NAMES = sorted(set(re.findall(r"`((?:paljax|tests)\.[a-zA-Z_.]+)`", README)))
@@ -49,7 +49,7 @@ def test_the_configuration_is_valid():
     assert parse(yaml.safe_load(text), where="README").model.num_prototypes == "auto"
 
 
-@pytest.mark.parametrize("module", [advantages, choices, distances, simplex, weights])
+@pytest.mark.parametrize("module", [advantages, choices, distances, maxmin, simplex, weights])
 def test_examples_in_docstrings(module):
     outcome = doctest.testmod(module, extraglobs={"jnp": importlib.import_module("jax.numpy")})
     assert outcome.attempted > 0
