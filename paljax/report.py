@@ -12,9 +12,12 @@ from pathlib import Path
 
 from paljax import figures
 from paljax.commands import run_command, say
+from paljax.errors import UserError
 from paljax.reporting import page
 from paljax.reporting.drawing import SERIES, percent
 from paljax.reporting.page import Html
+from paljax.reporting.policy_results import PolicyRun, is_policy_run, read_policy_run
+from paljax.reporting.policy_sections import policy_part
 from paljax.reporting.results import SHARED_REWARD, Run, read_run
 from paljax.reporting.sections import mark, run_part, score_cell, shots
 from paljax.reporting.wording import distinguishable, estimate, headline, subject
@@ -33,7 +36,28 @@ def write_report(runs: Sequence[Path], out: Path) -> None:
     Raises:
         UserError: A run cannot be read, or the file cannot be written.
     """
-    write_text(out, render([read_run(Path(run)) for run in runs]))
+    folders = [Path(run) for run in runs]
+    of_policies = [is_policy_run(folder) for folder in folders]
+    if all(of_policies):
+        write_text(out, render_policies([read_policy_run(folder) for folder in folders]))
+    elif any(of_policies):
+        raise UserError(
+            f"{folders[of_policies.index(True)]}: is a run of stage 'policy' and "
+            f"{folders[of_policies.index(False)]} is not; report the stages one by one"
+        )
+    else:
+        write_text(out, render([read_run(folder) for folder in folders]))
+
+
+def render_policies(runs: Sequence[PolicyRun]) -> str:
+    """Return the page of policy runs, one after the other."""
+    names = _run_names([run.folder for run in runs])
+    parts = [
+        policy_part(run, name, f"run{number}-" if len(runs) > 1 else "")
+        for number, (run, name) in enumerate(zip(runs, names, strict=True), start=1)
+    ]
+    title = names[0] if len(runs) == 1 else f"{len(runs)} policies"
+    return page.whole_page(title, page.join(parts))
 
 
 def render(runs: Sequence[Run]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 import paljax
-from paljax.config import Config, parse, read_yaml
+from paljax.config import Config, RunConfig, parse, read_yaml
 from paljax.errors import UserError
 from paljax.storage import (
     Table,
@@ -27,6 +27,7 @@ METRICS_LOG = "metrics.jsonl"
 ANALYSIS = "analysis.json"
 MODEL = "model.json"
 USERS = "users.parquet"
+POLICY = "policy.parquet"
 SPLITS = "splits.parquet"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
@@ -42,7 +43,7 @@ def versions() -> dict[str, str]:
     return {"paljax": paljax.__version__} | {name: metadata.version(name) for name in VERSIONED}
 
 
-def require_usable(folder: Path, config: Config, *, resume: bool) -> None:
+def require_usable(folder: Path, config: RunConfig, *, resume: bool) -> None:
     """Refuse a run directory that is in use for something else.
 
     Args:
@@ -77,12 +78,13 @@ def with_blocks(folder: Path, config: Config, num_devices: int) -> Config:
     """Give users the blocks that the run began with, or one a device where it begins."""
     if config.parallel.blocks is not None:
         return config
-    begun = read_config(folder).parallel.blocks if (folder / CONFIG).exists() else None
-    parallel = config.parallel.model_copy(update={"blocks": begun or num_devices})
+    begun = read_config(folder) if (folder / CONFIG).exists() else None
+    blocks = begun.parallel.blocks if isinstance(begun, Config) else None
+    parallel = config.parallel.model_copy(update={"blocks": blocks or num_devices})
     return config.model_copy(update={"parallel": parallel})
 
 
-def open_run(folder: Path, config: Config) -> None:
+def open_run(folder: Path, config: RunConfig) -> None:
     """Make a run directory, or clear the one that is there of files that a kill left half-written.
 
     Args:
@@ -150,7 +152,7 @@ def read_learned(folder: Path) -> Learned:
     return Learned(of("comparison"), of("chosen_vote", "rejected_vote"))
 
 
-def read_config(folder: Path) -> Config:
+def read_config(folder: Path) -> RunConfig:
     """The configuration of a run.
 
     Raises:
@@ -175,7 +177,7 @@ def first_difference(left: Any, right: Any, key: str = "") -> tuple[str, Any, An
     return None if left == right else (key, left, right)
 
 
-def _record(config: Config) -> dict[str, Any]:
+def _record(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"versions"})
 
 

@@ -1,10 +1,18 @@
 """`python -m paljax.train`: run the stage that a configuration names."""
 
 import argparse
-from collections.abc import Sequence
+import importlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paljax.commands import cache_compilations, run_command, say
+
+if TYPE_CHECKING:
+    from paljax.config import Config
+
+# The module whose `run(settings, run_dir)` does a stage; imported when it is wanted.
+STAGES: Mapping[str, str] = {"reward": "paljax.reward.run", "policy": "paljax.policy.run"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,12 +43,27 @@ def parser() -> argparse.ArgumentParser:
 def train(options: argparse.Namespace) -> None:
     """Run the command."""
     from paljax import config, processes, runs
-    from paljax.parallel import on_devices
-    from paljax.reward.run import run
 
     cache_compilations()
     settings = config.load(options.config, options.overrides)
     run_dir = options.run_dir or default_run_dir(options.config)
+    if isinstance(settings, config.Config):
+        settings = join_devices(settings, run_dir)
+    runs.require_usable(run_dir, settings, resume=options.resume == "auto")
+    finished = (run_dir / runs.REPORT).exists()
+    if not finished:
+        importlib.import_module(STAGES[settings.stage]).run(settings, run_dir)
+    if processes.is_first():
+        if finished:
+            say(f"{run_dir}: this run is finished; --run-dir names a new one")
+        say(f"report: {run_dir / runs.REPORT}")
+
+
+def join_devices(settings: "Config", run_dir: Path) -> "Config":
+    """Join the other processes of a run, and settle how users are dealt to the devices."""
+    from paljax import processes, runs
+    from paljax.parallel import on_devices
+
     where = settings.parallel.processes
     if where != "one":
         address = (
@@ -50,15 +73,7 @@ def train(options: argparse.Namespace) -> None:
         )
         processes.join(address, lost_after_s=settings.parallel.lost_after_s)
     chosen = on_devices(settings.parallel.backend, settings.parallel.num_devices)
-    settings = runs.with_blocks(run_dir, settings, chosen.num_devices)
-    runs.require_usable(run_dir, settings, resume=options.resume == "auto")
-    finished = (run_dir / runs.REPORT).exists()
-    if not finished:
-        run(settings, run_dir)
-    if processes.is_first():
-        if finished:
-            say(f"{run_dir}: this run is finished; --run-dir names a new one")
-        say(f"report: {run_dir / runs.REPORT}")
+    return runs.with_blocks(run_dir, settings, chosen.num_devices)
 
 
 def default_run_dir(config: Path) -> Path:

@@ -14,7 +14,7 @@ LAYERS = [
     ["pretrained"],
     ["kernels"],
     ["networks"],
-    ["models"],
+    ["models", "policies"],
     ["data"],
     ["predictions", "learners"],
     ["parallel", "processes", "stopping"],

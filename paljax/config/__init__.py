@@ -1,7 +1,8 @@
 """The configuration of a run: YAML, typed, every key checked, mistakes told in one line."""
 
 from paljax.config.data import FileData, PairsSection, RandomSplits
-from paljax.config.reading import load, parse, read_yaml
+from paljax.config.policy import PolicyConfig
+from paljax.config.reading import RunConfig, load, parse, read_yaml
 from paljax.config.reward import Config, EMLearner, EpisodesLearner
 from paljax.config.sections import OptimizerSection, ParallelSection, ProcessesSection
 
@@ -13,8 +14,10 @@ __all__ = [
     "OptimizerSection",
     "PairsSection",
     "ParallelSection",
+    "PolicyConfig",
     "ProcessesSection",
     "RandomSplits",
+    "RunConfig",
     "load",
     "parse",
     "read_yaml",

@@ -8,13 +8,15 @@ import yaml
 from pydantic import ValidationError
 
 from paljax.config.mistakes import first_mistake
+from paljax.config.policy import PolicyConfig
 from paljax.config.reward import Config
 from paljax.errors import UserError, nearest
 
-STAGES = {"reward": Config}
+RunConfig = Config | PolicyConfig
+STAGES: Mapping[str, type[RunConfig]] = {"reward": Config, "policy": PolicyConfig}
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a configuration file.
 
     Args:
@@ -34,7 +36,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     return parse(record, where=str(path))
 
 
-def parse(record: Mapping[str, Any], *, where: str) -> Config:
+def parse(record: Mapping[str, Any], *, where: str) -> RunConfig:
     """Check a configuration that is already a mapping; `where` names it in errors."""
     stage = record.get("stage", "reward")
     if stage not in STAGES:

@@ -31,7 +31,8 @@ def section_of(function: Callable[..., Any], name: str, **replaced: Any) -> type
     """The section whose keys are the keyword arguments of a function.
 
     Args:
-        function: Its annotations are the types, its defaults the defaults.
+        function: Its annotations are the types, its defaults the defaults; what it takes by
+            position only is no key.
         name: The value of the key `name`, which chooses the function.
         **replaced: Fields that are added or whose (type, default) differ from the function's.
 
@@ -40,6 +41,8 @@ def section_of(function: Callable[..., Any], name: str, **replaced: Any) -> type
     """
     fields: dict[str, Any] = {"name": (Literal[name], name)}
     for key, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            continue
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
         fields[key] = (parameter.annotation, default)
     made: type[Section] = create_model(f"{name}_section", __base__=Section, **(fields | replaced))

@@ -9,10 +9,11 @@ group matrix, q the groups' weights on the simplex Q = {q >= 0, Σ q = 1, q <= c
 f is convex and its slope is A U(π_q), π_q ∝ π_ref exp((Aᵀq)·r / β): a certificate costs nothing.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
@@ -100,16 +101,24 @@ def maxmin_dual(
         >>> print(f"{solution.value:.4f}", *(f"{p:.4f}" for p in solution.policy[0]))
         0.4763 0.4223 0.4223 0.1554
     """
-    arrays = [jnp.asarray(a) for a in (rewards, log_reference, prompt_weights, group_matrix)]
-    _check_shapes(*arrays, cap)
-    returned = arrays[0].dtype
-    compute = returned if jnp.finfo(returned).bits >= 32 else jnp.dtype(jnp.float32)
-    problem = _problem(*(array.astype(compute) for array in arrays), beta, cap)
+    rewards, log_reference = jnp.asarray(rewards), jnp.asarray(log_reference)
+    prompt_weights, group_matrix = jnp.asarray(prompt_weights), jnp.asarray(group_matrix)
+    _check_shapes(rewards, log_reference, prompt_weights, group_matrix, cap)
+    returned = rewards.dtype
+    compute = jnp.float64 if returned == jnp.float64 else jnp.float32
+    problem = _problem(
+        rewards.astype(compute),
+        log_reference.astype(compute),
+        prompt_weights.astype(compute),
+        group_matrix.astype(compute),
+        beta,
+        cap,
+    )
     fixed = lax.stop_gradient(problem)
     end = _minimize(fixed, jnp.asarray(tolerance, compute) / problem.unit)
     q = _differentiable(problem, fixed, end)
     solution = _solution(problem, q)
-    return jax.tree.map(lambda leaf: leaf.astype(returned), solution)
+    return MaxMinSolution(*(leaf.astype(returned) for leaf in solution))
 
 
 class _Problem(NamedTuple):
@@ -200,9 +209,9 @@ def _minimize(problem: _Problem, tolerance: Float[Array, ""]) -> _Point:
     """Weights in Q whose gap is at most the tolerance, or as near as rounding lets them be."""
     dtype, num_groups = problem.rewards.dtype, problem.group_matrix.shape[0]
     # At cap = 1 / G the simplex is a point, which has no inside: solved without, replaced below.
-    is_point = problem.cap * num_groups <= 1 + 16 * jnp.finfo(dtype).eps
+    is_point = problem.cap * num_groups <= 1 + 16 * _eps(dtype)
     problem = problem._replace(cap=jnp.where(is_point, 2, problem.cap))
-    narrowest = jnp.maximum(tolerance, jnp.finfo(dtype).eps) / (10 * num_groups)
+    narrowest = jnp.maximum(tolerance, _eps(dtype)) / (10 * num_groups)
 
     def unfinished(state: _State) -> Array:
         waiting = (state.waited < PATIENCE) & (state.steps < MAX_STEPS)
@@ -239,7 +248,8 @@ def _minimize(problem: _Problem, tolerance: Float[Array, ""]) -> _Point:
     zero = jnp.zeros((), jnp.int32)
     infinite = jnp.full((), jnp.inf, dtype)
     final = lax.while_loop(unfinished, step, _State(start, barrier, start, infinite, zero, zero))
-    return jax.tree.map(lambda held, first: jnp.where(is_point, first, held), final.best, start)
+    best: _Point = jax.tree.map(lambda a, b: jnp.where(is_point, a, b), start, final.best)
+    return best
 
 
 def _gap(q: Float[Array, "G"], slope: Float[Array, "G"], cap: Array) -> Float[Array, ""]:
@@ -269,7 +279,7 @@ def _moved(
     change = problem.rewards @ (direction @ problem.group_matrix)
 
     # Scores are as large as 1 / β in these units; what rounding them does to a slope is no rise.
-    eps = jnp.finfo(q.dtype).eps
+    eps = _eps(q.dtype)
     rounding = SLOPE_ROUNDING * eps * (1 + 1 / beta) * jnp.sum(jnp.abs(direction))
 
     def too_long(length: Array) -> Array:
@@ -315,7 +325,8 @@ def _solve(
         factor = jax.scipy.linalg.cho_factor(matrix, lower=True)
 
         def solve(right: Array) -> Array:
-            return scale * jax.scipy.linalg.cho_solve(factor, scale * right)
+            solved: Array = scale * jax.scipy.linalg.cho_solve(factor, scale * right)
+            return solved
     else:  # Woodbury: as many unknowns as rewards
         values, vectors = jnp.linalg.eigh(curvature)
         root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]
@@ -326,15 +337,15 @@ def _solve(
 
         def once(right: Array) -> Array:
             inner = jax.scipy.linalg.cho_solve(factor, scaled.T @ (scale * right))
-            return scale * (scale * right - scaled @ inner)
+            return jnp.asarray(scale * (scale * right - scaled @ inner))
 
         def solve(right: Array) -> Array:
             first = once(right)  # loses digits where the diagonal is small; a second pass mends it
             return first + once(right - diagonal * first - wide @ (wide.T @ first))
 
-    along = solve(jnp.ones_like(right))
+    along: Array = solve(jnp.ones_like(right))
     # The matrix is nearly singular where few constraints bind. Without ν, what is left is small.
-    solution = solve(right - along @ right / jnp.sum(along))
+    solution: Array = solve(right - along @ right / jnp.sum(along))
     return solution - along * (jnp.sum(solution) / jnp.sum(along))
 
 
@@ -350,7 +361,7 @@ def _differentiable(problem: _Problem, fixed: _Problem, end: _Point) -> Float[Ar
     policy = _tilted(fixed, end.q, fixed.beta).policy
     curvature = _curvature(fixed, policy, fixed.beta)
     change = slope(problem) - lax.stop_gradient(slope(fixed))
-    is_point = fixed.cap * len(end.q) <= 1 + 16 * jnp.finfo(end.q.dtype).eps
+    is_point = fixed.cap * len(end.q) <= 1 + 16 * _eps(end.q.dtype)
     diagonal = _diagonal(fixed._replace(cap=jnp.where(is_point, 2, fixed.cap)), end)
     step = _solve(fixed.group_matrix, curvature, diagonal, change)
     return end.q - jnp.where(is_point, 0, step)
@@ -372,6 +383,10 @@ def _solution(problem: _Problem, q: Float[Array, "G"]) -> MaxMinSolution:
         value=value * problem.unit,
         gap=gap * problem.unit,
     )
+
+
+def _eps(dtype: Any) -> float:
+    return float(np.finfo(dtype).eps)
 
 
 def _check_shapes(

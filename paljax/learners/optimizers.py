@@ -35,25 +35,32 @@ SCHEDULES: Mapping[str, Callable[[Float[Array, ""]], Float[Array, ""]]] = {
 }
 
 
-def rate_factor(
-    settings: OptimizerSettings, step: Int[Array, ""], num_steps: Int[Array, ""]
+def annealing(
+    schedule: str, warmup_fraction: float, step: Int[Array, ""], num_steps: Int[Array, ""] | int
 ) -> Float[Array, ""]:
-    """Factor of the peak learning rates at a step: a linear warm-up, then the schedule.
-
-    The number of steps is an array, so that fits of different lengths share a compiled program.
+    """Factor of a peak learning rate at a step: a linear warm-up, then the schedule.
 
     Args:
-        settings: How parameters move.
+        schedule: A key of SCHEDULES.
+        warmup_fraction: Share of the steps before the rate reaches its peak.
         step: Steps taken.
-        num_steps: Steps that the schedule spans.
+        num_steps: Steps that the schedule spans; as an array, fits of different lengths share a
+            compiled program.
 
     Returns:
         The factor, in [0, 1]. The first is 1 / (warmup + 1): a step with rate zero would be lost.
     """
-    warmup = jnp.ceil(settings.warmup_fraction * num_steps)
+    warmup = jnp.ceil(warmup_fraction * num_steps)
     share = (step - warmup) / jnp.maximum(num_steps - warmup, 1)
-    after = SCHEDULES[settings.schedule](jnp.clip(share, 0, 1))
+    after = SCHEDULES[schedule](jnp.clip(share, 0, 1))
     return jnp.where(step < warmup, (step + 1) / (warmup + 1), after)
+
+
+def rate_factor(
+    settings: OptimizerSettings, step: Int[Array, ""], num_steps: Int[Array, ""]
+) -> Float[Array, ""]:
+    """Factor of the peak learning rates of these settings at a step of so many."""
+    return annealing(settings.schedule, settings.warmup_fraction, step, num_steps)
 
 
 def adamw(settings: OptimizerSettings, group: str) -> optax.GradientTransformation:

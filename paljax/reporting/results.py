@@ -281,10 +281,10 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder}: not a finished run directory: {why}")
     run = Run(
         folder=folder,
-        config=_config(folder / "config.yaml"),
-        metrics=_parsed(Metrics, folder / "metrics.json", _bytes(folder / "metrics.json")),
-        analysis=_parsed(Analysis, folder / "analysis.json", _bytes(folder / "analysis.json")),
-        log=_log(folder / "metrics.jsonl"),
+        config=read_config(folder / "config.yaml"),
+        metrics=read_checked(Metrics, folder / "metrics.json"),
+        analysis=read_checked(Analysis, folder / "analysis.json"),
+        log=read_lines(Logged, folder / "metrics.jsonl"),
         users=_users(folder / "users.parquet"),
         splits=_splits(folder / "splits.parquet"),
     )
@@ -326,7 +326,13 @@ def _parsed(model: type[Model], file: Path, text: bytes, where: str = "") -> Mod
         ) from error
 
 
-def _config(file: Path) -> Mapping[str, Any]:
+def read_checked(model: type[Model], file: Path) -> Model:
+    """Read a JSON file as what it should hold."""
+    return _parsed(model, file, _bytes(file))
+
+
+def read_config(file: Path) -> Mapping[str, Any]:
+    """Read config.yaml as it is."""
     try:
         config = yaml.safe_load(_bytes(file))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -336,9 +342,10 @@ def _config(file: Path) -> Mapping[str, Any]:
     return config
 
 
-def _log(file: Path) -> tuple[Logged, ...]:
+def read_lines(model: type[Model], file: Path) -> tuple[Model, ...]:
+    """Read a file of JSON lines, each as what it should hold."""
     lines = enumerate(_bytes(file).splitlines(), start=1)
-    return tuple(_parsed(Logged, file, line, f"line {n}") for n, line in lines if line.strip())
+    return tuple(_parsed(model, file, line, f"line {n}") for n, line in lines if line.strip())
 
 
 def _table(file: Path, columns: tuple[str, ...]) -> dict[str, list[Any]]:

@@ -19,7 +19,7 @@ def run_table(run: Run) -> Html:
             model[key.split(".")[-1].replace("_", " ").capitalize()] = values[key]
     for part, count in metrics.parameters.items():
         model[f"Parameters, {part.replace('_', ' ')}"] = f"{count:,}"
-    time = {_duration(key): f"{t:,.0f}" if t >= 100 else f"{t:.1f}"
+    time = {duration(key): f"{t:,.0f}" if t >= 100 else f"{t:.1f}"
             for key, t in metrics.timing.items() if t is not None}  # fmt: skip
     versions = {k.removeprefix("versions."): v for k, v in values.items() if "versions." in k}
     columns = [("Model", model), ("Time", time), ("Versions", versions)]
@@ -36,7 +36,8 @@ def run_table(run: Run) -> Html:
     return page.section("The run", *[part for part in parts if part])
 
 
-def _duration(key: str) -> str:
+def duration(key: str) -> str:
+    """What a timing is called: train_s is `Train, seconds`."""
     words = key.replace("_per_s", " a second").replace("_s", ", seconds").replace("_", " ")
     return words[:1].upper() + words[1:]
 

@@ -81,6 +81,8 @@ def load_model(run_dir: Path) -> TrainedModel:
         UserError: If the folder holds no finished run, or a damaged one.
     """
     config = runs.read_config(run_dir)
+    if not isinstance(config, Config):
+        raise UserError(f"{run_dir}: is a run of stage {config.stage!r}; wanted one of 'reward'")
     record = storage.read_json(run_dir / runs.MODEL)
     try:
         item_encoder = encoder_from_json(record["item_encoder"])

@@ -92,7 +92,7 @@ def _solve(
 def primal(problem: Problem) -> float:
     """max t - β KL by scipy over policies, t, and, under a cap, the groups' shortfalls."""
     allowed = np.isfinite(problem.log_reference) & (problem.prompt_weights[:, None] > 0)
-    prompt, action = np.nonzero(allowed)
+    prompt = np.nonzero(allowed)[0]
     rewards, log_reference = problem.rewards[allowed], problem.log_reference[allowed]
     share = problem.prompt_weights[prompt]
     num_groups, size = len(problem.group_matrix), len(prompt)

@@ -1,0 +1,280 @@
+"""Fit a policy to groups' rewards: by policy gradients from samples, or by exact expectations.
+
+B prompts a batch, n responses of each, T tokens, Y actions, K rewards, G groups; R rows of group
+weights: one for all prompts, or one a prompt.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from paljax.kernels import leave_one_out, worst_case_weights
+from paljax.learners.group_weights import Follow
+from paljax.learners.learner import Learner, Metrics
+from paljax.learners.objectives import Groups, Objective
+from paljax.policies import Params, Policy, Prompts, Samples
+
+# The average of weights is over about the last 1 / (1 + AVERAGE_OVER) of the steps so far
+# (polynomial decay; Shamir and Zhang, 2013, arXiv 1212.1824).
+AVERAGE_OVER = 8.0
+
+
+class PromptBatch(NamedTuple):
+    """Prompts of one step."""
+
+    prompts: Prompts  # leading axis B
+    rows: Int[Array, "B"]  # numbers of the prompts
+    weights: Float[Array, "B"]  # >= 0, summing to 1
+
+
+class Rewards(NamedTuple):
+    """The groups' rewards, normalised, as pure functions. The unit is β's; higher is better."""
+
+    of_responses: Callable[[Prompts, Array, Array], Float[Array, "B n K"]]  # prompts, tokens, mask
+    of_actions: Callable[[Prompts], Float[Array, "B Y K"]] | None = None
+
+
+class Rollouts(NamedTuple):
+    """How responses are drawn and used; without it, expectations over actions are exact."""
+
+    num_samples: int  # n >= 2 responses a prompt
+    updates: int  # of the policy from one set of responses
+    clip: float  # ε: ratios beyond 1 ± ε have no gradient
+
+
+class PolicyOptimizer(NamedTuple):
+    """How a policy's parameters move."""
+
+    transformation: optax.GradientTransformation  # clipping, Adam, learning rate
+    schedule: optax.Schedule  # step -> factor of the peak rates, in [0, 1]
+    learning_rate: float  # at the peak
+
+
+class PolicyState(NamedTuple):
+    """All that the next step needs."""
+
+    params: Params  # of the policy
+    reference: Params  # of the policy that the KL is measured from
+    average: Params  # polynomial-decay average of params
+    mixture: Float[Array, "X Y"]  # the same average of the policy itself; a 0 if not finite
+    optimizer: optax.OptState
+    log_q: Float[Array, "R G"]  # groups' weights
+    utilities: Float[Array, "R G"]  # smoothed
+    before: Float[Array, "R G"]  # smoothed, a step ago
+    visits: Int[Array, "R"]  # steps in which the row had a prompt
+    step: Int[Array, ""]  # steps taken
+    key: PRNGKeyArray  # step t draws from fold_in(key, t)
+
+
+def fit_policy(
+    policy: Policy,
+    rewards: Rewards,
+    groups: Groups,
+    objective: Objective,
+    *,
+    num_prompts: int,
+    follow: Follow,
+    smoothing: float,
+    beta: float,
+    rollouts: Rollouts | None,
+    optimizer: PolicyOptimizer,
+) -> Learner:
+    """Maximise q·(A U(π)) - β KL(π ‖ π_ref) over the policy while q goes to the worst-off groups.
+
+    A step takes λ = Aᵀq as constant. With rollouts a response's reward is r·λ - β times its
+    log-ratio to the reference, its advantage that minus the mean of the other responses' (an
+    unbiased baseline), and the loss PPO's clipped surrogate, summed over tokens. Without, the
+    expectation over all actions is differentiated.
+
+    Args:
+        policy: The policy; one whose actions can't be enumerated needs rollouts.
+        rewards: The groups' rewards.
+        groups: Who is to be served.
+        objective: How groups are weighed.
+        num_prompts: X.
+        follow: How groups' weights follow their utilities.
+        smoothing: Decay, in [0, 1), of the moving average of utilities that `follow` sees.
+        beta: β > 0, in the unit of the rewards.
+        rollouts: How responses are drawn; None for exact expectations.
+        optimizer: How parameters move.
+
+    Returns:
+        A learner on `PolicyState` and `PromptBatch`. Metrics of a step: loss, reward (what is
+        maximised), kl in nats, value (of the batch), utility/GROUP, weight/GROUP, learning_rate,
+        grad_norm, and with rollouts length in tokens and clipped, the share of ratios beyond ε.
+
+    Source:
+        MaxMin-RLHF, arXiv 2402.08925, algorithm 1, with weights that move gradually in place of
+        the argmin; leave-one-out: arXiv 2402.14740; clipping: PPO, arXiv 1707.06347, equation 7.
+    """
+    num_rows = num_prompts if objective.by_prompt else 1
+    evaluate = _exactly(policy, rewards) if rollouts is None else None
+
+    def init(key: PRNGKeyArray) -> PolicyState:
+        params_key, state_key = jax.random.split(key)
+        params = policy.init(params_key)
+        log_q = jnp.where(objective.weights > 0, jnp.log(objective.weights), -jnp.inf)
+        return PolicyState(
+            params=params,
+            reference=policy.reference(params),
+            average=jax.tree.map(jnp.array, params),
+            mixture=_whole(policy, params, num_prompts),
+            optimizer=optimizer.transformation.init(params),
+            log_q=jnp.tile(log_q, (num_rows, 1)),
+            utilities=jnp.zeros((num_rows, len(groups.names))),
+            before=jnp.zeros((num_rows, len(groups.names))),
+            visits=jnp.zeros(num_rows, jnp.int32),
+            step=jnp.zeros((), jnp.int32),
+            key=state_key,
+        )
+
+    def step(state: PolicyState, batch: PromptBatch) -> tuple[PolicyState, Metrics]:
+        seen = _look(state, batch)
+        rows = batch.rows if objective.by_prompt else jnp.zeros_like(batch.rows)
+        by_prompt = jnp.einsum("bn,bng->bg", seen.shares, seen.rewards)
+        factor = jnp.asarray(optimizer.schedule(state.step))
+        state = _reweigh(state, by_prompt, rows, batch.weights, factor)
+        q = jnp.exp(jnp.take(state.log_q, rows, axis=0))
+        wanted = objective.of_response(seen.rewards, q[:, None, :])
+        state, measured = _improve(state, batch, seen, wanted)
+
+        utilities = batch.weights @ by_prompt
+        kl = batch.weights @ jnp.sum(seen.shares * seen.log_ratio, axis=1)
+        worst = worst_case_weights(utilities, cap=objective.cap) @ utilities
+        weights = batch.weights @ q
+        metrics = {
+            "step": state.step,
+            "reward": batch.weights @ jnp.sum(seen.shares * wanted, axis=1) - beta * kl,
+            "kl": kl,
+            "value": worst - beta * kl,
+            "learning_rate": optimizer.learning_rate * factor,
+        }
+        metrics |= {f"utility/{name}": utilities[g] for g, name in enumerate(groups.names)}
+        metrics |= {f"weight/{name}": weights[g] for g, name in enumerate(groups.names)}
+        return state._replace(step=state.step + 1), metrics | measured
+
+    def _look(state: PolicyState, batch: PromptBatch) -> "_Seen":
+        if rollouts is None:
+            assert evaluate is not None
+            return evaluate(state.params, state.reference, batch.prompts, groups.matrix)
+        key = jax.random.fold_in(state.key, state.step)
+        drawn = policy.sample(state.params, key, batch.prompts, rollouts.num_samples)
+        log_reference = policy.log_probs(state.reference, batch.prompts, drawn.tokens, drawn.mask)
+        found = rewards.of_responses(batch.prompts, drawn.tokens, drawn.mask) @ groups.matrix.T
+        shares = jnp.full(found.shape[:2], 1 / rollouts.num_samples)
+        log_ratio = jnp.sum(drawn.log_probs - log_reference, axis=2)
+        return _Seen(found, shares, log_ratio, drawn)
+
+    def _reweigh(
+        state: PolicyState, by_prompt: Array, rows: Array, weights: Array, factor: Array
+    ) -> PolicyState:
+        """Move the weights of the rows that have a prompt in the batch, and no others."""
+        if not objective.adapts:
+            return state
+        mass = jax.ops.segment_sum(weights, rows, num_segments=num_rows)
+        total = jax.ops.segment_sum(weights[:, None] * by_prompt, rows, num_segments=num_rows)
+        here = (mass > 0)[:, None]
+        utilities = total / jnp.where(here, mass[:, None], 1)
+        # A mean of the first visits, then a moving average: no bias towards the zeros at the start.
+        keep = jnp.minimum(smoothing, state.visits / (state.visits + 1))[:, None]
+        smoothed = keep * state.utilities + (1 - keep) * utilities
+        before = jnp.where(state.visits[:, None] > 0, state.utilities, smoothed)
+        moved = jax.vmap(follow, in_axes=(0, 0, 0, None, None))(
+            state.log_q, smoothed, before, factor, objective.cap
+        )
+        return state._replace(
+            log_q=jnp.where(here, moved, state.log_q),
+            utilities=jnp.where(here, smoothed, state.utilities),
+            before=jnp.where(here, before, state.before),
+            visits=state.visits + here[:, 0],
+        )
+
+    def _improve(
+        state: PolicyState, batch: PromptBatch, seen: "_Seen", wanted: Float[Array, "B n"]
+    ) -> tuple[PolicyState, Metrics]:
+        drawn = seen.drawn
+
+        def exact_loss(params: Params) -> tuple[Array, Metrics]:
+            log_policy = _log_policy(policy, params, batch.prompts)
+            gains = wanted - beta * seen.log_ratio
+            expected = jnp.sum(jnp.exp(log_policy) * jax.lax.stop_gradient(gains), axis=1)
+            return -(batch.weights @ expected), {}
+
+        def surrogate_loss(params: Params) -> tuple[Array, Metrics]:
+            assert rollouts is not None
+            assert drawn is not None
+            advantages = leave_one_out(wanted - beta * seen.log_ratio)[:, :, None]
+            log_probs = policy.log_probs(params, batch.prompts, drawn.tokens, drawn.mask)
+            ratio = jnp.exp(log_probs - drawn.log_probs)
+            clipped = jnp.clip(ratio, 1 - rollouts.clip, 1 + rollouts.clip)
+            gains = jnp.minimum(ratio * advantages, clipped * advantages)
+            by_response = jnp.sum(jnp.where(drawn.mask, gains, 0), axis=2)
+            beyond = jnp.sum(drawn.mask & (ratio != clipped)) / jnp.sum(drawn.mask)
+            return -(batch.weights @ jnp.mean(by_response, axis=1)), {"clipped": beyond}
+
+        loss = exact_loss if rollouts is None else surrogate_loss
+
+        def update(carry: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], Metrics]:
+            params, moments = carry
+            (value, measured), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+            updates, moments = optimizer.transformation.update(gradient, moments, params)
+            norm = optax.tree.norm(gradient)
+            measured = measured | {"loss": value, "grad_norm": norm}
+            return (optax.apply_updates(params, updates), moments), measured
+
+        times = 1 if rollouts is None else rollouts.updates
+        (params, moments), measured = jax.lax.scan(
+            update, (state.params, state.optimizer), length=times
+        )
+        share = (1 + AVERAGE_OVER) / (state.step + 1 + AVERAGE_OVER)
+        average = jax.tree.map(lambda old, new: old + share * (new - old), state.average, params)
+        mixture = state.mixture + share * (_whole(policy, params, num_prompts) - state.mixture)
+        metrics = {name: jnp.mean(values) for name, values in measured.items()}
+        if drawn is not None:
+            metrics["length"] = batch.weights @ jnp.mean(jnp.sum(drawn.mask, axis=2), axis=1)
+        return state._replace(
+            params=params, optimizer=moments, average=average, mixture=mixture
+        ), metrics
+
+    return Learner(init, step)
+
+
+class _Seen(NamedTuple):
+    """Responses (n sampled ones, or all Y actions) before the policy moves."""
+
+    rewards: Float[Array, "B n G"]  # of the groups
+    shares: Float[Array, "B n"]  # of the expectation over responses; sum to 1
+    log_ratio: Float[Array, "B n"]  # to the reference, nats
+    drawn: Samples | None = None
+
+
+def _exactly(policy: Policy, rewards: Rewards) -> Callable[[Params, Params, Prompts, Array], _Seen]:
+    if policy.actions is None or rewards.of_actions is None:
+        raise ValueError("exact expectations need a policy and rewards of actions to enumerate")
+    of_actions = rewards.of_actions
+
+    def evaluate(params: Params, reference: Params, prompts: Prompts, matrix: Array) -> _Seen:
+        log_policy = _log_policy(policy, params, prompts)
+        log_reference = _log_policy(policy, reference, prompts)
+        # What the reference forbids, no tilt allows: -inf minus -inf is no number.
+        allowed = log_reference > -jnp.inf
+        log_ratio = jnp.where(allowed, log_policy - jnp.where(allowed, log_reference, 0), 0)
+        return _Seen(of_actions(prompts) @ matrix.T, jnp.exp(log_policy), log_ratio)
+
+    return evaluate
+
+
+def _log_policy(policy: Policy, params: Params, prompts: Prompts) -> Float[Array, "B Y"]:
+    assert policy.actions is not None
+    return policy.actions.log_policy(params, prompts)
+
+
+def _whole(policy: Policy, params: Params, num_prompts: int) -> Float[Array, "X Y"]:
+    """All probabilities, where the actions can be enumerated."""
+    if policy.actions is None:
+        return jnp.zeros((1, 1))  # checkpoints hold no empty arrays
+    return jnp.exp(_log_policy(policy, params, jnp.arange(num_prompts)))

@@ -1,0 +1,152 @@
+"""A whole policy run: the problem, the fit, the scores, the report."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from paljax import runs, stopping, storage
+from paljax.checkpoints import Checkpoints
+from paljax.commands import on_terminal, say
+from paljax.config.policy import PolicyConfig
+from paljax.loop import Progress, fit
+from paljax.policy import results
+from paljax.policy.problems import Problem, build_problem
+from paljax.policy.tasks import policy_task
+from paljax.report import write_report
+from paljax.stopwatch import Stopwatch, timing
+
+DEFAULT_ALPHA = 0.5  # of the CVaR that runs with another objective are compared with
+
+
+def run(config: PolicyConfig, run_dir: Path) -> None:
+    """Run the policy stage; the run directory is made when the problem is known to be good.
+
+    Args:
+        config: The run's configuration.
+        run_dir: The run directory, empty or absent; what a killed run left there is continued.
+
+    Raises:
+        UserError: If the rewards, the groups or the configuration are wrong.
+        RunError: If a loss stops being finite.
+        Stopped: If the run was asked to stop.
+    """
+    started = time.perf_counter()
+    problem = build_problem(config)
+    task = policy_task(config, problem)
+    runs.open_run(run_dir, config)
+    watch = Stopwatch(runs.MetricsLog(run_dir / runs.METRICS_LOG))
+    folder = run_dir / runs.CHECKPOINTS / task.name
+    with stopping.noticed() as asked, Checkpoints(folder) as checkpoints:
+        progress = fit(
+            task,
+            jax.random.key(config.seed),
+            checkpoints=checkpoints,
+            log=watch,
+            say=say,
+            progress_bar=on_terminal(),
+            stop=asked,
+        )
+    pace = watch.pace(_responses_per_epoch(config, problem))
+    fitted = time.perf_counter()
+    metrics = _score(config, problem, progress, run_dir)
+    times = timing([pace])
+    times["responses_per_s"] = times.pop("comparisons_per_s")
+    metrics["timing"] = times | {
+        "fit_s": fitted - started,
+        "evaluate_s": time.perf_counter() - fitted,
+    }
+    storage.write_json(run_dir / runs.METRICS, metrics)
+    write_report([run_dir], run_dir / runs.REPORT)
+    for line in _summary(metrics):
+        say(line)
+
+
+def _score(
+    config: PolicyConfig, problem: Problem, progress: Progress, run_dir: Path
+) -> dict[str, Any]:
+    iterate = config.evaluation.iterate
+    # The average policy has no parameters; fresh responses then are those of averaged weights.
+    params = progress.best["last" if iterate == "last" else "average_weights"]
+    metrics: dict[str, Any] = {
+        "stage": "policy",
+        "objective": config.objective.name,
+        "iterate": iterate,
+        "beta": config.beta,
+        "groups": {
+            "names": list(problem.groups.names),
+            "shares": np.asarray(problem.groups.shares, float).tolist(),
+            "weights": np.exp(np.asarray(progress.state.log_q, float)).mean(axis=0).tolist(),
+        },
+        "problem": {"prompts": problem.num_prompts, "rewards": problem.groups.matrix.shape[1]},
+        "parameters": int(sum(leaf.size for leaf in jax.tree.leaves(params))),
+        "sampled": results.sampled_scores(
+            problem,
+            params,
+            jax.random.fold_in(jax.random.key(config.seed), 1),
+            config.evaluation.samples,
+            config.beta,
+        ),
+    }
+    if problem.tables is None:
+        return metrics | {"scores": metrics["sampled"], "comparisons": {}}
+    policy = _policy(problem, progress, params, iterate)
+    alpha = getattr(config.objective, "alpha", DEFAULT_ALPHA)
+    exact = results.optima(problem, config.beta, alpha)
+    against = {name: exact[name].policy for name in (results.REFERENCE, results.SINGLE_REWARD)}
+    metrics["problem"]["actions"] = policy.shape[1]
+    metrics["scores"] = results.exact_scores(problem, policy, against, config.beta)
+    metrics["comparisons"] = {
+        name: results.exact_scores(problem, found.policy, against, config.beta)
+        | {
+            "gap": found.gap,
+            "group_weights": found.weights,
+            "total_variation": results.total_variation(
+                policy, found.policy, problem.prompt_weights
+            ),
+        }
+        for name, found in exact.items()
+    }
+    table = results.policy_table(problem, policy, exact["maxmin"].policy)
+    storage.write_table(run_dir / runs.POLICY, table)
+    return metrics
+
+
+def _policy(problem: Problem, progress: Progress, params: Any, iterate: str) -> Any:
+    """Probabilities of all actions, [X, Y] in float64, under the iterate that is evaluated."""
+    if iterate == "average_policy":
+        probabilities = np.asarray(progress.best["mixture"], float)
+    else:
+        assert problem.policy.actions is not None
+        log_policy = jax.jit(problem.policy.actions.log_policy)(
+            params, jnp.arange(problem.num_prompts)
+        )
+        probabilities = np.exp(np.asarray(log_policy, float))
+    return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def _responses_per_epoch(config: PolicyConfig, problem: Problem) -> int:
+    prompts = config.training.prompts_per_batch or problem.num_prompts
+    if config.rollouts is not None:
+        samples = config.rollouts.samples
+    else:
+        assert problem.policy.actions is not None
+        samples = problem.policy.actions.num_actions
+    return config.training.steps_per_epoch * prompts * samples
+
+
+def _summary(metrics: Mapping[str, Any]) -> list[str]:
+    """The main numbers, a line each."""
+
+    def line(name: str, block: Mapping[str, Any]) -> str:
+        utilities = " ".join(f"{value:8.4f}" for value in block["utilities"].values())
+        return f"  {name:<34} {utilities}  KL {block['kl']:.4f}  value {block['value']:.4f}"
+
+    lines = [f"utilities of {', '.join(metrics['groups']['names'])}:"]
+    lines.append(line(f"{metrics['objective']}, {metrics['iterate']}", metrics["scores"]))
+    lines += [line(f"exact {name}", block) for name, block in metrics["comparisons"].items()]
+    return lines

@@ -1,0 +1,320 @@
+"""Whole policy runs: results, report, resume after a kill, and one line for what is wrong."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from numpy.testing import assert_allclose
+
+from paljax import report, runs, score, train
+from paljax.config import load
+from paljax.policy.problems import build_problem
+from paljax.policy.results import exact_scores, optima
+
+REWARDS = [[[1.0, 0.0], [0.0, 1.0], [0.4, 0.4]], [[0.2, 0.9], [0.8, 0.1], [0.5, 0.6]]]
+CONFIG = {
+    "stage": "policy",
+    "seed": 1,
+    "rewards": {"name": "table", "rewards": REWARDS, "prompt_weights": [0.75, 0.25]},
+    "normalize": "none",
+    "groups": {"names": ["many", "few"], "shares": [0.8, 0.2]},
+    "beta": 0.1,
+    "rollouts": {"samples": 32},
+    "training": {"epochs": 10, "steps_per_epoch": 40, "checkpoint_every": 2},
+    "evaluation": {"samples": 200},
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "policy.yaml"
+    path.write_text(yaml.safe_dump(CONFIG | changes), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: Any, quick_compilation: None) -> Path:
+    folder = tmp_path_factory.mktemp("policy")
+    assert train.main(["--config", str(write(folder)), "--run-dir", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def metrics_of(run: Path) -> Any:
+    return json.loads((run / runs.METRICS).read_text(encoding="utf-8"))
+
+
+def test_a_run_reports_what_it_reached_beside_the_exact_optimum(finished: Path) -> None:
+    metrics = metrics_of(finished)
+    best = metrics["comparisons"]["maxmin"]
+    assert metrics["iterate"] == "average_weights"
+    assert best["gap"] < 1e-8
+    assert best["value"] - 0.02 < metrics["scores"]["value"] <= best["value"] + 1e-9
+    assert metrics["comparisons"]["reference"]["kl"] == pytest.approx(0, abs=1e-12)
+    values = {name: found["value"] for name, found in metrics["comparisons"].items()}
+    assert max(values, key=lambda name: values[name]) in ("maxmin", "cvar")
+    # Fresh responses agree with the exact expectations within their standard errors.
+    for name, exact in metrics["scores"]["utilities"].items():
+        error = metrics["sampled"]["standard_errors"][name]
+        assert 0 < error < 0.05
+        assert abs(metrics["sampled"]["utilities"][name] - exact) < 4 * error
+    rates = metrics["scores"]["win_rates"]["reference"]
+    assert rates["few"] > 0.5
+    table = pq.read_table(finished / runs.POLICY).to_pydict()
+    assert_allclose(np.reshape(table["probability"], (2, 3)).sum(axis=1), 1, rtol=1e-6)
+    lines = (finished / runs.METRICS_LOG).read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 10
+    assert {"utility/few", "weight/few", "kl", "grad_norm"} <= set(json.loads(lines[0]))
+
+
+def test_the_report_says_who_is_served_and_which_iterate(finished: Path) -> None:
+    page = (finished / runs.REPORT).read_text(encoding="utf-8")
+    for words in ("polynomial-decay average of its weights", "Who is served", "Win rates",
+                  "Learning curves", "primal-dual gap"):  # fmt: skip
+        assert words in page, words
+    assert page.count("<svg") == 2
+    assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", page)
+
+
+def test_other_commands_refuse_a_policy_run(finished: Path, tmp_path: Path, capsys: Any) -> None:
+    items = tmp_path / "items.jsonl"
+    items.write_text('{"user_id": "u", "response": [1.0]}\n', encoding="utf-8")
+    out = tmp_path / "out.jsonl"
+    arguments = ["--run", str(finished), "--input", str(items), "--out", str(out)]
+    assert score.main(arguments) == 2
+    line = capsys.readouterr().err
+    assert re.search(r"is a run of stage 'policy'; wanted one of 'reward'\n$", line)
+    assert line.count("\n") == 1
+    assert report.main([str(finished), "--out", str(tmp_path / "again.html")]) == 0
+
+
+def test_scores_by_definition() -> None:
+    """Utilities, KL and win rates in loops, against the vectorised ones."""
+    problem = build_problem(load_record(CONFIG))
+    policy = np.array([[0.2, 0.3, 0.5], [0.6, 0.4, 0.0]])
+    other = np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])
+    scores = exact_scores(problem, policy, {"other": other}, 0.1)
+    weights = [0.75, 0.25]
+    for g, name in enumerate(problem.groups.names):
+        utility = wins = 0.0
+        for x in range(2):
+            for y in range(3):
+                utility += weights[x] * policy[x, y] * REWARDS[x][y][g]
+                for z in range(3):
+                    mine, theirs = REWARDS[x][y][g], REWARDS[x][z][g]
+                    won = 1.0 if mine > theirs else 0.5 if mine == theirs else 0.0
+                    wins += weights[x] * policy[x, y] * other[x, z] * won
+        assert scores["utilities"][name] == pytest.approx(utility)
+        assert scores["win_rates"]["other"][name] == pytest.approx(wins)
+    kl = sum(
+        weights[x] * policy[x, y] * np.log(3 * policy[x, y])
+        for x in range(2)
+        for y in range(3)
+        if policy[x, y] > 0
+    )
+    assert scores["kl"] == pytest.approx(kl)
+    assert scores["value"] == pytest.approx(min(scores["utilities"].values()) - 0.1 * kl)
+
+
+def test_no_policy_is_worth_more_than_the_exact_one() -> None:
+    problem = build_problem(load_record(CONFIG))
+    found = optima(problem, 0.1, 0.75)
+    value = {name: exact_scores(problem, p.policy, {}, 0.1)["value"] for name, p in found.items()}
+    assert value["maxmin"] == max(value.values())
+    random = np.random.default_rng(0)
+    for noise in random.normal(size=(200, 2, 3)):
+        policy = found["maxmin"].policy * np.exp(0.1 * noise)
+        policy /= policy.sum(axis=1, keepdims=True)
+        assert exact_scores(problem, policy, {}, 0.1)["value"] <= value["maxmin"] + 1e-9
+
+
+def load_record(record: Any) -> Any:
+    from paljax.config import parse
+
+    return parse(record, where="test")
+
+
+def start(config: Path, run_dir: Path, cache: Path) -> Any:
+    settings = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
+    settings["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    return subprocess.Popen(
+        [sys.executable, "-m", "paljax.train", "--config", config, "--run-dir", run_dir],
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_killed_run_ends_as_the_straight_run(tmp_path: Path) -> None:
+    config, straight, killed = write(tmp_path), tmp_path / "straight", tmp_path / "killed"
+    output, _ = (process := start(config, straight, tmp_path / "cache")).communicate(timeout=300)
+    assert process.returncode == 0, output
+    for epochs in (3, 7):
+        process = start(config, killed, tmp_path / "cache")
+        log, deadline = killed / runs.METRICS_LOG, time.monotonic() + 300
+        while not log.exists() or log.read_bytes().count(b"\n") < epochs:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    output, _ = (process := start(config, killed, tmp_path / "cache")).communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "continues after epoch" in output
+    for name in (runs.METRICS_LOG, runs.CONFIG):
+        assert (killed / name).read_bytes() == (straight / name).read_bytes(), name
+    assert pq.read_table(killed / runs.POLICY).equals(pq.read_table(straight / runs.POLICY))
+    left, right = metrics_of(killed), metrics_of(straight)
+    assert left.pop("timing").keys() == right.pop("timing").keys()
+    assert left == right
+
+
+class Case(NamedTuple):
+    kind: str
+    changes: dict[str, Any]
+    line: str
+    content: Callable[[Path], None] | None = None  # writes rewards.json, .npz or .parquet
+
+
+def table(rewards: Any, **others: Any) -> dict[str, Any]:
+    return {"rewards": {"name": "table", "rewards": rewards} | others}
+
+
+def from_file(name: str) -> dict[str, Any]:
+    return {"rewards": {"name": "file", "path": name}}
+
+
+def as_json(record: Any) -> Callable[[Path], None]:
+    return lambda folder: (folder / "r.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def as_npz(**arrays: Any) -> Callable[[Path], None]:
+    return lambda folder: np.savez(folder / "r.npz", **arrays)
+
+
+def as_parquet(**columns: Any) -> Callable[[Path], None]:
+    return lambda folder: pq.write_table(pa.table(columns), folder / "r.parquet")
+
+
+NAMELESS = {"names": None, "shares": None}
+BROKEN = np.array(REWARDS)
+BROKEN[1, 2, 0] = np.nan
+CASES = [
+    Case("one reward", table([[[1.0], [0.0]]]) | {"groups": NAMELESS},
+         r"groups: there is 1 group \(K = 1 rewards\)"),
+    Case("a group without users", {"groups": {"shares": [1.0, 0.0]}},
+         r"groups: 'group 1' has no users \(its share of the population is 0\)"),
+    Case("a group that wants nothing", {"groups": {"matrix": [[1, 0], [0, 0]]}},
+         r"'group 1' has no users \(its row of the matrix is 0\)"),
+    Case("constant reward", table([[[1.0, 2.0], [0.0, 2.0]]]),
+         r"reward 1 is the same for all actions"),
+    Case("NaN", from_file("r.npz"), r"r\.npz: rewards\[1\]\[2\]\[0\] is nan",
+         as_npz(rewards=BROKEN)),
+    Case("beta of 0", {"beta": 0}, r"beta: 0 is wrong: .*greater than 0"),
+    Case("negative beta", {"beta": -1.0}, r"beta: -1\.0 is wrong: .*greater than 0"),
+    Case("alpha above 1", {"objective": {"name": "cvar", "alpha": 1.5}},
+         r"objective\.alpha: 1\.5 is wrong: .*less than or equal to 1"),
+    Case("no such group", {"objective": {"name": "single", "group": 2}},
+         r"objective: there is no group 2; the last of 2 is 1"),
+    Case("unknown objective", {"objective": {"name": "maxmim"}},
+         r"objective\.name: unknown 'maxmim'; did you mean 'maxmin'"),
+    Case("unknown rule of weights", {"group_weights": {"name": "softmax"}},
+         r"group_weights\.name: unknown 'softmax'; did you mean 'softmin'"),
+    Case("unknown stage", {"stage": "polcy"}, r"stage: 'polcy' .*did you mean 'policy'"),
+    Case("one response", {"rollouts": {"samples": 1}},
+         r"rollouts\.samples: 1 .*greater than or equal to 2"),
+    Case("ragged table", table([[[1.0, 0.0], [0.0]]]), r"wanted numbers \[prompts\]\[actions\]"),
+    Case("one action", table([[[1.0, 0.0]]]), r"1 action leaves nothing to choose"),
+    Case("reference of another shape", table(REWARDS, reference=[[0.5, 0.5]]),
+         r"reference has shape \[1, 2\]; the rewards want \[2, 3\]"),
+    Case("reference that is none", table(REWARDS, reference=[[0.5, 0.5, 0.5]] * 2),
+         r"reference: wanted probabilities >= 0 that sum to 1"),
+    Case("negative weights of prompts", table(REWARDS, prompt_weights=[1.5, -0.5]),
+         r"prompt_weights: wanted probabilities"),
+    Case("matrix of another width", {"groups": {"matrix": [[1, 0, 0], [0, 1, 0]]}},
+         r"groups\.matrix has shape \[2, 3\]; wanted a column for each of the 2 rewards"),
+    Case("ragged matrix", {"groups": {"matrix": [[1, 0], [1]]}}, r"groups\.matrix: .*unequal"),
+    Case("names of others", {"groups": {"names": ["a", "b", "c"]}},
+         r"groups\.names: 3 given for 2 groups"),
+    Case("a name twice", {"groups": {"names": ["a", "a"]}}, r"groups\.names: a name .*twice"),
+    Case("sequences for a table", {"policy": {"name": "tabular_autoregressive"}},
+         r"policy\.name: 'tabular_autoregressive' does not go with .*did you mean 'categorical'"),
+    Case("unknown letter", {
+        "policy": {"name": "tabular_autoregressive"},
+        "rewards": {"name": "sequences", "rewards": [{"counts": {"c": 1}}, {"constant": 1}]}},
+         r"rewards\.rewards\.0\.counts: no letter 'c'; choose one of 'a', 'b'"),
+    Case("sequences without end", {
+        "policy": {"name": "tabular_autoregressive", "length": 40},
+        "rewards": {"name": "sequences", "rewards": [{"counts": {"a": 1}}]}},
+         r"policy\.length: 2 letters make more than 200,000 sequences of 40 tokens"),
+    Case("no file", from_file("none.json"), r"none\.json: no such file"),
+    Case("unknown file", from_file("r.csv"), r"r\.csv: unknown kind of rewards '\.csv'"),
+    Case("file without rewards", from_file("r.json"), r"r\.json: the array 'rewards' is missing",
+         as_json({"reference": [[1.0]]})),
+    Case("file with another key", from_file("r.json"),
+         r"r\.json: unknown array 'reward'; did you mean 'rewards'", as_json({"reward": REWARDS})),
+    Case("file with wrong shapes", from_file("r.json"), r"r\.json: rewards has shape \[2, 3\]",
+         as_json({"rewards": [[1, 2, 3], [1, 2, 3]]})),
+    Case("damaged npz", from_file("r.npz"), r"r\.npz: damaged",
+         lambda folder: (folder / "r.npz").write_bytes(b"PK\x03\x04half") and None),
+    Case("pickles are not read", from_file("r.npz"), r"r\.npz: damaged: .*allow_pickle",
+         as_npz(rewards=np.array([{}], object))),
+    Case("parquet with a row missing", from_file("r.parquet"),
+         r"r\.parquet: 3 rows; 2 prompts of 2 actions want 4",
+         as_parquet(prompt=[0, 0, 1], action=[0, 1, 0], rewards=[[1.0, 0], [0, 1.0], [1.0, 1.0]])),
+    Case("parquet with a row twice", from_file("r.parquet"), r"wants one row, numbered from 0",
+         as_parquet(prompt=[0, 0], action=[0, 0], rewards=[[1.0, 0], [0, 1.0]])),
+    Case("parquet without a column", from_file("r.parquet"), r"the column 'action' is missing",
+         as_parquet(prompt=[0, 0], rewards=[[1.0, 0], [0, 1.0]])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind)
+def test_one_line_and_nothing_written(
+    case: Case, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if case.content is not None:
+        case.content(tmp_path)
+    config = write(tmp_path, **case.changes)
+    before = sorted(tmp_path.rglob("*"))
+    assert train.main(["--config", str(config), "--run-dir", "new"]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1, line
+    assert re.search(case.line, line), line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("suffix", ["json", "npz", "parquet"])
+def test_files_hold_what_a_table_holds(suffix: str, tmp_path: Path) -> None:
+    reference = [[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]
+    arrays = {"rewards": REWARDS, "reference": reference, "prompt_weights": [0.75, 0.25]}
+    writers = {
+        "json": as_json(arrays),
+        "npz": as_npz(**arrays),
+        "parquet": as_parquet(
+            prompt=[1, 1, 1, 0, 0, 0],
+            action=[0, 1, 2, 0, 1, 2],
+            rewards=REWARDS[1] + REWARDS[0],
+            reference=reference[1] + reference[0],
+            prompt_weight=[0.25] * 3 + [0.75] * 3,
+        ),
+    }
+    writers[suffix](tmp_path)
+    changes = from_file(str(tmp_path / f"r.{suffix}"))
+    problem = build_problem(load(write(tmp_path, **changes)))
+    assert_allclose(problem.tables.rewards, REWARDS)
+    assert_allclose(np.exp(problem.tables.log_reference), reference)
+    assert_allclose(problem.prompt_weights, [0.75, 0.25])
