@@ -80,24 +80,24 @@ class GroupsSection(Section):
     shares: list[Annotated[float, Ge(0)]] | None = None  # of the population
 
 
-def _group_weights_section(name: str) -> type[Section]:
-    # Decay of the average of utilities that the weights follow.
-    return section_of(GROUP_WEIGHTS[name], name, smoothing=(Probability, 0.9))
-
-
+OBJECTIVE_SECTIONS = {name: section_of(OBJECTIVES[name], name) for name in OBJECTIVES}
+GROUP_WEIGHTS_SECTIONS = {
+    # Smoothing is the decay of the average of utilities that the weights follow.
+    name: section_of(GROUP_WEIGHTS[name], name, smoothing=(Probability, 0.9))
+    for name in GROUP_WEIGHTS
+}
 if TYPE_CHECKING:
     ObjectiveSection = Any  # made from the registries; keys are keyword arguments
     GroupWeightsSection = Any
 else:
     ObjectiveSection = Annotated[
-        Union[tuple(section_of(OBJECTIVES[name], name) for name in OBJECTIVES)],  # noqa: UP007
+        Union[tuple(OBJECTIVE_SECTIONS.values())],  # noqa: UP007  (of a tuple)
         Field(discriminator="name"),
     ]
     GroupWeightsSection = Annotated[
-        Union[tuple(_group_weights_section(name) for name in GROUP_WEIGHTS)],  # noqa: UP007
+        Union[tuple(GROUP_WEIGHTS_SECTIONS.values())],  # noqa: UP007
         Field(discriminator="name"),
     ]
-DEFAULT_WEIGHTS = _group_weights_section("exponentiated_gradient")
 
 
 class PolicyOptimizerSection(Section):
@@ -148,8 +148,10 @@ class PolicyConfig(Section):
         default_factory=CategoricalPolicy
     )
     beta: PositiveFloat = 0.1  # of the KL, in the unit of the normalised rewards
-    objective: ObjectiveSection = Field(default_factory=section_of(OBJECTIVES["maxmin"], "maxmin"))
-    group_weights: GroupWeightsSection = Field(default_factory=DEFAULT_WEIGHTS)
+    objective: ObjectiveSection = Field(default_factory=OBJECTIVE_SECTIONS["maxmin"])
+    group_weights: GroupWeightsSection = Field(
+        default_factory=GROUP_WEIGHTS_SECTIONS["exponentiated_gradient"]
+    )
     rollouts: RolloutsSection | None = Field(default_factory=RolloutsSection)  # null: exact
     optimizer: PolicyOptimizerSection = Field(default_factory=PolicyOptimizerSection)
     training: PolicyTrainingSection = Field(default_factory=PolicyTrainingSection)
