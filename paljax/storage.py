@@ -38,7 +38,7 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
 
-    _replace(path, write)
+    write_file(path, write)
 
 
 def write_json(path: Path, record: Any) -> None:
@@ -80,7 +80,7 @@ def write_table(path: Path, table: Table) -> None:
     if path.suffix == ".jsonl":
         write_text(path, "".join(json.dumps(row) + "\n" for row in arrays.to_pylist()))
         return
-    _replace(path, lambda draft: pq.write_table(arrays, draft))
+    write_file(path, lambda draft: pq.write_table(arrays, draft))
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:
@@ -98,6 +98,23 @@ def read_table(path: Path) -> dict[str, list[Any]]:
     return columns
 
 
+def write_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a draft, then put the draft in the file's place.
+
+    Raises:
+        UserError: If the disk is full or the folder can't be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(draft)
+        draft.replace(path)
+    except OSError as error:
+        # An error here would hide the one that is being told.
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise UserError(f"{path}: can't be written ({error.strerror or error})") from None
+
+
 def is_draft(path: Path) -> bool:
     """Whether a process that was killed while it wrote left this file."""
     return _DRAFT.fullmatch(path.name) is not None
@@ -108,16 +125,3 @@ def remove_drafts(folder: Path) -> None:
     for path in filter(is_draft, folder.iterdir()):
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a draft, then put the draft in the file's place."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(draft)
-        draft.replace(path)
-    except OSError as error:
-        # An error here would hide the one that is being told.
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise UserError(f"{path}: can't be written ({error.strerror or error})") from None

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "paljax"
 # A module may import from its own layer and from those before it.
 LAYERS = [
-    ["errors", "ranges", "__init__"],
+    ["errors", "ranges", "storage", "data.upstream", "__init__"],
     ["pretrained"],
     ["kernels"],
     ["networks"],
@@ -18,7 +18,7 @@ LAYERS = [
     ["data"],
     ["predictions", "learners"],
     ["parallel", "processes", "stopping"],
-    ["checkpoints", "config", "storage", "evaluation", "agreement", "matching", "loop", "commands"],
+    ["checkpoints", "config", "evaluation", "agreement", "matching", "loop", "commands"],
     ["stopwatch"],
     ["data.prepare", "runs", "figures", "reporting"],
     ["report"],

