@@ -1,0 +1,146 @@
+"""A causal language model as a policy: responses are texts that go on from a prompt.
+
+B prompts padded on the left, n samples a prompt, T new tokens.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from paljax.errors import UserError
+from paljax.networks import causal_lm, lora, sampling
+from paljax.networks.causal_lm import FULL_PRECISION, Compute, Params
+from paljax.networks.decoder_config import DecoderConfig
+from paljax.networks.sampling import POLICY, Prompts, Sampling
+
+
+class Samples(NamedTuple):
+    """Responses drawn from a policy."""
+
+    tokens: Int[Array, "B n T"]
+    mask: Bool[Array, "B n T"]  # True up to and including the end token
+    log_probs: Float[Array, "B n T"]  # nats, under the policy that is trained; 0 where masked
+    truncated: Bool[Array, "B n"]  # no end token came within T
+
+
+class LanguagePolicy(NamedTuple):
+    """A policy as pure functions of its parameters."""
+
+    # (key) -> params
+    init: Callable[[PRNGKeyArray], Params]
+    # (params, key, prompts, num_samples) -> Samples
+    sample: Callable[[Params, PRNGKeyArray, Prompts, int], Samples]
+    # (params, prompts, tokens [B n T], mask [B n T]) -> [B n T], nats, 0 where masked
+    log_probs: Callable[[Params, Prompts, Array, Array], Array]
+    # (params) -> the same tree of booleans, for optax masks: only LoRA's parts, or all
+    trainable: Callable[[Params], Any]
+    # (params of `init`) -> params of the policy that the KL is measured from
+    reference: Callable[[Params], Params]
+
+
+class Lora(NamedTuple):
+    """Train low-rank parts of some layers only; see `lora.add_lora`."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("query", "value")
+
+
+def language_model_policy(
+    config: DecoderConfig,
+    params: Params | None = None,
+    *,
+    max_tokens: int,
+    end_tokens: tuple[int, ...] | None = None,
+    lora_options: Lora | None = None,
+    draw_from: Sampling = POLICY,
+    compute: Compute = FULL_PRECISION,
+) -> LanguagePolicy:
+    """Make a policy of a language model.
+
+    Args:
+        config: The network.
+        params: What training starts from, host arrays will do; without, random ones.
+        max_tokens: T; longer responses are cut and marked.
+        end_tokens: A response ends after any of these; without, the model's own.
+        lora_options: Train low-rank parts and leave the rest alone; without, train everything.
+        draw_from: What responses are drawn from. `log_probs` are always the policy's own, so
+            that with another temperature or a cut the learner's ratios start at 1 still, but its
+            gradient is no longer on-policy.
+        compute: Precision, checkpointing and unrolling.
+
+    Returns:
+        The policy. With LoRA its parameters hold base and low-rank parts, and gradients of the base
+        are zero: mask the optimiser with `trainable`, so that it keeps no moments for them.
+
+    Raises:
+        UserError: If the end token is not in the vocabulary.
+    """
+    ends = config.end_tokens if end_tokens is None else end_tokens
+    if outside := [token for token in ends if not 0 <= token < config.vocabulary]:
+        raise UserError(
+            f"end token {outside[0]} is not in the model's vocabulary of {config.vocabulary}"
+        )
+
+    def init(key: PRNGKeyArray) -> Params:
+        base = causal_lm.init(key, config) if params is None else jax.tree.map(jnp.array, params)
+        if lora_options is None:
+            return base
+        return lora.add_lora(base, jax.random.fold_in(key, 1), **lora_options._asdict())
+
+    def sample(params: Params, key: PRNGKeyArray, prompts: Prompts, num_samples: int) -> Samples:
+        drawn = sampling.sample(
+            params,
+            key,
+            prompts,
+            config,
+            num_samples=num_samples,
+            max_tokens=max_tokens,
+            end_tokens=ends,
+            sampling=draw_from,
+            compute=compute,
+        )
+        return Samples(drawn.tokens, drawn.mask, drawn.log_probs, drawn.truncated)
+
+    def log_probs(
+        params: Params,
+        prompts: Prompts,
+        tokens: Int[Array, "B n T"],
+        mask: Bool[Array, "B n T"],
+    ) -> Float[Array, "B n T"]:
+        trained = lora.freeze_base(params)
+        return sampling.token_log_probs(trained, prompts, tokens, mask, config, compute=compute)
+
+    reference = lora.without_lora if lora_options is not None else partial(jax.tree.map, jnp.array)
+    return LanguagePolicy(init, sample, log_probs, lora.trainable, reference)
+
+
+def left_padded(texts: list[list[int]], *, context: int, max_tokens: int) -> Prompts:
+    """Prompts of several lengths as one batch.
+
+    Args:
+        texts: Token ids of every prompt.
+        context: Of the model.
+        max_tokens: T, room that responses need.
+
+    Raises:
+        UserError: If there is no prompt, one is empty, or one is too long; it is named.
+    """
+    if not texts:
+        raise UserError("there are no prompts")
+    length = max(map(len, texts))
+    for place, text in enumerate(texts):
+        if not text:
+            raise UserError(f"prompt {place + 1} of {len(texts)} is empty")
+        if len(text) + max_tokens > context:
+            raise UserError(
+                f"prompt {place + 1} of {len(texts)} has {len(text)} tokens; with {max_tokens} "
+                f"new ones that is more than the model's context of {context}"
+            )
+    tokens = jnp.array([[0] * (length - len(text)) + text for text in texts], jnp.int32)
+    lengths = jnp.array([len(text) for text in texts])
+    return Prompts(tokens, jnp.arange(length)[None] >= length - lengths[:, None])
