@@ -74,7 +74,9 @@ def parts(
         updates, state = optimizer.update(jax.grad(surrogate)(params), state, params)
         return optax.apply_updates(params, updates), state
 
-    drawn = jax.jit(sample)(params, jax.random.key(1))
+    # The arguments' values matter little for speed, their shapes do: compile `sample` only once.
+    shapes = jax.eval_shape(sample, params, jax.random.key(1))
+    drawn = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
     return {
         "sample": (sample, (params, jax.random.key(1))),
         "score": (score, (params, drawn)),

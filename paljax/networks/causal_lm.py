@@ -162,7 +162,8 @@ def attend(
     Earlier keys are scored apart and only the scores are put together: the cache is never copied.
     """
     B, H, T, h = query.shape
-    grouped = query.reshape(B, key.shape[1], -1, T, h)
+    J = key.shape[1]
+    grouped = query.reshape(B, J, H // J, T, h)
 
     def score(keys: Array, mask: Array) -> Array:
         scores = jnp.einsum("bjgth,bjsh->bjgts", grouped, keys, preferred_element_type=jnp.float32)
