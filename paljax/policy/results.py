@@ -50,12 +50,14 @@ def optima(problem: Problem, beta: float, alpha: float) -> dict[str, Exact]:
         solve = partial(maxmin_dual, beta=beta, group_matrix=jnp.asarray(matrix))
         arrays = (jnp.asarray(tables.rewards), jnp.asarray(tables.log_reference))
         span = float(np.ptp(tables.rewards)) or 1.0
-        whole = partial(solve, *arrays, jnp.asarray(prompt_weights), tolerance=TOLERANCE * span)
-        found = {"maxmin": _solved(whole())}
+        tolerance = TOLERANCE * span
+        whole = jax.jit(partial(solve, *arrays, jnp.asarray(prompt_weights), tolerance=tolerance))
+        # A cap of 2 is none; both then are one program.
+        found = {"maxmin": _solved(whole(cap=2.0))}
         found["cvar"] = _solved(whole(cap=1 / (alpha * len(matrix))))
         alone = jax.vmap(
             lambda rewards, log_reference: solve(
-                rewards[None], log_reference[None], jnp.ones(1), tolerance=TOLERANCE * span
+                rewards[None], log_reference[None], jnp.ones(1), tolerance=tolerance
             )
         )(*arrays)
     gap = float(np.asarray(alone.gap) @ prompt_weights)
