@@ -45,8 +45,9 @@ def test_the_table_names_every_public_kernel():
 
 
 def test_the_configuration_is_valid():
-    (text,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
-    assert parse(yaml.safe_load(text), where="README").model.num_prototypes == "auto"
+    reward, policy = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    assert parse(yaml.safe_load(reward), where="README").model.num_prototypes == "auto"
+    assert parse(yaml.safe_load(policy), where="README").objective.name == "maxmin"
 
 
 @pytest.mark.parametrize("module", [advantages, choices, distances, maxmin, simplex, weights])
