@@ -75,7 +75,7 @@ def any_of(flag: bool) -> bool:
     """Whether the flag is true in any process: all get the same answer."""
     if alone():
         return flag
-    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+    return any(np.ravel(multihost_utils.process_allgather(np.array(flag))).tolist())
 
 
 def of_first(numbers: Any) -> Any:

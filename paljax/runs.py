@@ -12,6 +12,7 @@ import yaml
 import paljax
 from paljax.config import Config, RunConfig, parse, read_yaml
 from paljax.errors import UserError
+from paljax.locking import LOCK
 from paljax.storage import (
     Table,
     is_draft,
@@ -225,7 +226,9 @@ def _is_kept(line: str, fit: str, epoch: int) -> bool:
 
 def _is_empty(folder: Path) -> bool:
     try:
-        return not folder.exists() or all(map(is_draft, folder.iterdir()))
+        return not folder.exists() or all(
+            path.name == LOCK or is_draft(path) for path in folder.iterdir()
+        )
     except NotADirectoryError:
         raise UserError(f"{folder}: is a file, wanted a run directory") from None
     except OSError as error:

@@ -10,6 +10,7 @@ from paljax.commands import cache_compilations, run_command, say
 
 if TYPE_CHECKING:
     from paljax.config import Config
+    from paljax.config.sections import ParallelSection
 
 # The module whose `run(settings, run_dir)` does a stage; imported when it is wanted.
 STAGES: Mapping[str, str] = {"reward": "paljax.reward.run", "policy": "paljax.policy.run"}
@@ -61,19 +62,25 @@ def train(options: argparse.Namespace) -> None:
 
 def join_devices(settings: "Config", run_dir: Path) -> "Config":
     """Join the other processes of a run, and settle how users are dealt to the devices."""
-    from paljax import processes, runs
+    from paljax import runs
     from paljax.parallel import on_devices
 
-    where = settings.parallel.processes
-    if where != "one":
-        address = (
-            None
-            if where == "environment"
-            else processes.Address(where.coordinator, where.count, where.index)
-        )
-        processes.join(address, lost_after_s=settings.parallel.lost_after_s)
+    _join(settings.parallel)
     chosen = on_devices(settings.parallel.backend, settings.parallel.num_devices)
     return runs.with_blocks(run_dir, settings, chosen.num_devices)
+
+
+def _join(section: "ParallelSection") -> None:
+    """Join the other processes of the run, where the configuration has any."""
+    from paljax import config, processes
+
+    where = section.processes
+    if isinstance(where, config.OneProcess):
+        return
+    address = None
+    if isinstance(where, config.ExplicitProcesses):
+        address = processes.Address(where.coordinator, where.count, where.index)
+    processes.join(address, lost_after_s=section.lost_after_s)
 
 
 def default_run_dir(config: Path) -> Path:

@@ -17,7 +17,7 @@ LAYERS = [
     ["models", "policies"],
     ["data"],
     ["predictions", "learners"],
-    ["parallel", "processes", "stopping"],
+    ["parallel", "processes", "stopping", "locking"],
     ["checkpoints", "config", "evaluation", "agreement", "matching", "loop", "commands"],
     ["stopwatch"],
     ["data.prepare", "runs", "figures", "reporting"],

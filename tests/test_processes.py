@@ -59,7 +59,9 @@ def start(config, run_dir, cache, count):
     command = [sys.executable, "-m", "paljax.train", "--config", config, "--run-dir", run_dir]
     started = []
     for index in range(count):
-        place = f"{{coordinator: 'localhost:{port}', count: {count}, index: {index}}}"
+        place = (
+            f"{{name: explicit, coordinator: 'localhost:{port}', count: {count}, index: {index}}}"
+        )
         places = [f"parallel.processes={place}"] if count > 1 else []
         process = subprocess.Popen(
             [*command, *places],
@@ -155,10 +157,11 @@ def test_after_a_loss_both_go_on_bit_for_bit(tmp_path, cache):
 
 def test_wrong_processes_are_told_in_one_line():
     base = {"stage": "reward", "data": {"name": "synthetic"}, "model": {"name": "bradley_terry"}}
+    explicit = {"name": "explicit", "coordinator": "host:1", "count": 2, "index": 0}
     for processes, line in (
-        ({"coordinator": "host", "count": 2, "index": 0}, "parallel.processes"),
-        ({"coordinator": "host:1", "count": 2, "index": 2}, "2 is not below count=2"),
-        ("slurm", "parallel.processes"),
+        (explicit | {"coordinator": "host"}, "processes.coordinator: 'host' is wrong"),
+        (explicit | {"index": 2}, "parallel.processes.index: 2 is not below count=2"),
+        ({"name": "slurm"}, "processes.name: unknown 'slurm'; choose one of .*'environment'"),
     ):
         with pytest.raises(UserError, match=line) as caught:
             parse(base | {"parallel": {"processes": processes}}, where="test")

@@ -4,18 +4,18 @@ from paljax.config.data import FileData, PairsSection, RandomSplits
 from paljax.config.policy import PolicyConfig
 from paljax.config.reading import RunConfig, load, parse, read_yaml
 from paljax.config.reward import Config, EMLearner, EpisodesLearner
-from paljax.config.sections import OptimizerSection, ParallelSection, ProcessesSection
+from paljax.config.sections import ExplicitProcesses, OneProcess, OptimizerSection
 
 __all__ = [
     "Config",
     "EMLearner",
     "EpisodesLearner",
+    "ExplicitProcesses",
     "FileData",
+    "OneProcess",
     "OptimizerSection",
     "PairsSection",
-    "ParallelSection",
     "PolicyConfig",
-    "ProcessesSection",
     "RandomSplits",
     "RunConfig",
     "load",

@@ -125,9 +125,22 @@ class TrainingSection(Section):
     checkpoint_every: PositiveInt = 10  # epochs
 
 
-class ProcessesSection(Section):
+class OneProcess(Section):
+    """The run is one process."""
+
+    name: Literal["one"] = "one"
+
+
+class ScheduledProcesses(Section):
+    """As many processes as the scheduler's environment says: Slurm, Open MPI, Kubernetes, TPUs."""
+
+    name: Literal["environment"] = "environment"
+
+
+class ExplicitProcesses(Section):
     """One of several processes, told where the first one listens."""
 
+    name: Literal["explicit"] = "explicit"
     coordinator: Annotated[str, Field(pattern=r"^[^\s:]+:\d+$")]  # host:port of process 0
     count: PositiveInt
     index: Count  # of this process, from 0
@@ -149,6 +162,7 @@ class ParallelSection(Section):
     # Blocks that users are dealt to, a multiple of the devices. A run keeps those it began with, by
     # default one a device.
     blocks: PositiveInt | None = None
-    # environment: as the scheduler says (Slurm, Open MPI, Kubernetes, TPU pods).
-    processes: Literal["one", "environment"] | ProcessesSection = "one"
+    processes: Annotated[
+        OneProcess | ScheduledProcesses | ExplicitProcesses, Field(discriminator="name")
+    ] = Field(default_factory=OneProcess)
     lost_after_s: PositiveInt = 100  # silence after which another process counts as dead

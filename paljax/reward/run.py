@@ -1,5 +1,6 @@
 """A whole reward run: prepare, fit, choose, refit, score, write, report."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from paljax import processes, runs, stopping, storage
+from paljax import locking, processes, runs, stopping, storage
 from paljax.commands import on_terminal, say, say_counts
 from paljax.config import Config
 from paljax.data.prepare import Prepared, prepare
@@ -27,7 +28,7 @@ from paljax.reward.fits import (
 )
 from paljax.reward.predictors import Predictor, constant, predict_with
 from paljax.reward.published import as_published
-from paljax.reward.trained_model import save_model
+from paljax.reward.trained_model import save_model, save_parameters
 from paljax.stopwatch import timing
 
 BASELINE = "bradley_terry"
@@ -58,13 +59,17 @@ def run(config: Config, run_dir: Path) -> None:
     """
     started = time.perf_counter()
     first = processes.is_first()
-    with processes.first_goes_ahead():
-        prepared = prepare(config, uses_prompts=config.model.name == "pal_b")
-        if first:
-            say_counts(prepared.remarks)
-            runs.open_run(run_dir, config)
-            runs.record_splits(run_dir, results.splits_table(prepared))
-    with stopping.noticed() as asked:
+    with contextlib.ExitStack() as until_the_end:
+        with processes.first_goes_ahead():
+            prepared = prepare(config, uses_prompts=config.model.name == "pal_b")
+            if first:
+                say_counts(prepared.remarks)
+                until_the_end.enter_context(locking.held(run_dir))
+                # Another run may have been there while this one prepared its data.
+                runs.require_usable(run_dir, config, resume=True)
+                runs.open_run(run_dir, config)
+                runs.record_splits(run_dir, results.splits_table(prepared))
+        asked = until_the_end.enter_context(stopping.noticed())
         fitting = Fitting(
             config=config,
             prepared=prepared,
@@ -77,8 +82,9 @@ def run(config: Config, run_dir: Path) -> None:
             stop=lambda: processes.any_of(asked()),
         )
         fits = _fit(fitting)
-    if first:
-        _conclude(config, run_dir, fitting, fits, started)
+        save_parameters(run_dir, fits.final.trained)
+        if first:
+            _conclude(config, run_dir, fitting, fits, started)
 
 
 def _conclude(config: Config, run_dir: Path, fitting: Fitting, fits: Fits, started: float) -> None:

@@ -45,8 +45,17 @@ class TrainedModel(NamedTuple):
         return encoding_remarks(dataset, self.item_encoder, self.prompt_encoder)
 
 
+def save_parameters(run_dir: Path, trained: Trained) -> None:
+    """Write the final parameters; all processes of a run together."""
+    held = {"params": trained.params, "population": trained.population}
+    with Checkpoints(run_dir / runs.CHECKPOINTS / FINAL) as checkpoints:
+        if checkpoints.latest() is None:
+            # Each process has its own copy, as NumPy arrays the first one's is written.
+            checkpoints.save(0, jax.tree.map(np.asarray, held))
+
+
 def save_model(run_dir: Path, trained: Trained, prepared: Prepared, *, shared: bool) -> None:
-    """Write the final parameters and what is needed to use them.
+    """Write what is needed to use the final parameters.
 
     Args:
         run_dir: Of the run.
@@ -62,9 +71,6 @@ def save_model(run_dir: Path, trained: Trained, prepared: Prepared, *, shared: b
         "item_encoder": prepared.item_encoder.to_json(),
         "prompt_encoder": None if prompt_encoder is None else prompt_encoder.to_json(),
     }
-    with Checkpoints(run_dir / runs.CHECKPOINTS / FINAL) as checkpoints:
-        if checkpoints.latest() is None:
-            checkpoints.save(0, {"params": trained.params, "population": trained.population})
     storage.write_json(run_dir / runs.MODEL, record)
 
 
