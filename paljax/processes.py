@@ -75,7 +75,8 @@ def any_of(flag: bool) -> bool:
     """Whether the flag is true in any process: all get the same answer."""
     if alone():
         return flag
-    return any(np.ravel(multihost_utils.process_allgather(np.array(flag))).tolist())
+    flags: list[bool] = multihost_utils.process_allgather(np.array(flag)).ravel().tolist()
+    return any(flags)
 
 
 def of_first(numbers: Any) -> Any:

@@ -1,0 +1,194 @@
+"""Small heads: an epoch as one scan against a loop of torch steps.
+
+    pip install '.[bench]'
+    python -m benchmarks.epochs
+
+PAL-A (d = 384, latent width 64, one hidden layer, K = 8) on 20,000 comparisons among 2,000 items by
+1,000 users, 64 to 1,024 comparisons a batch. paljax plans the epoch and runs it as training does;
+torch loops over batches that are gathered beforehand (best) or built from rows by a DataLoader and
+a dictionary of users (published).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+from benchmarks import measuring, peers
+from paljax import models
+from paljax.data.batches import Plan, Rows, Tables, plan_epoch, plan_sizes, to_batch, training_rows
+from paljax.data.dataset import Comparisons
+from paljax.learners.fit_by_gradient import fit_by_gradient
+from paljax.learners.losses import LOSSES
+from paljax.learners.optimizers import PARAMETER_GROUPS, OptimizerSettings
+
+WIDTH, LATENT_WIDTH, NUM_PROTOTYPES = 384, 64, 8
+NUM_USERS, NUM_ITEMS, NUM_ROWS = 1000, 2000, 20_000
+BATCH_SIZES = (64, 256, 1024)
+
+
+def comparisons(num_rows: int) -> Comparisons:
+    """Random choices between different items."""
+    generator = np.random.default_rng(0)
+    chosen = generator.integers(0, NUM_ITEMS, num_rows).astype(np.int32)
+    other = generator.integers(1, NUM_ITEMS, num_rows)
+    return Comparisons(
+        user=generator.integers(0, NUM_USERS, num_rows).astype(np.int32),
+        prompt=np.full(num_rows, -1, np.int32),
+        chosen=chosen,
+        rejected=((chosen + other) % NUM_ITEMS).astype(np.int32),
+        weight=np.ones(num_rows, np.float32),
+        tie=np.zeros(num_rows, bool),
+        task=np.arange(num_rows, dtype=np.int32),
+    )
+
+
+def paljax_epoch(rows: Rows, tables: Tables, batch_size: int) -> Callable[[], None]:
+    """Plan an epoch and run it as one scan; the next one at every call."""
+    learner = fit_by_gradient(
+        models.pal_a(num_prototypes=NUM_PROTOTYPES, latent_width=LATENT_WIDTH, hidden_layers=1),
+        example_items=tables.items[:1],
+        example_prompts=None,
+        num_users=NUM_USERS,
+        loss=LOSSES["logistic"],
+        prior_strength=2.0,
+        optimizer=OptimizerSettings(
+            learning_rate=dict.fromkeys(PARAMETER_GROUPS, 1e-3),
+            weight_decay=dict.fromkeys(PARAMETER_GROUPS, 0.0),
+            schedule=optax.constant_schedule(1.0),
+            clip_norm=1.0,
+        ),
+    )
+    sizes = plan_sizes(rows, batch_size=batch_size, seed=0)
+    state, epoch = learner.init(jax.random.key(0)), 0
+
+    def scan(state: Any, plan: Plan, tables: Tables) -> Any:
+        return jax.lax.scan(
+            lambda state, batch: learner.step(state, to_batch(tables, batch)), state, plan
+        )
+
+    run_epoch = jax.jit(scan, donate_argnums=0)
+
+    def run() -> None:
+        nonlocal state, epoch
+        plan = plan_epoch(
+            rows, sizes=sizes, num_users=NUM_USERS, batch_size=batch_size, seed=0, epoch=epoch
+        )
+        state, _ = run_epoch(state, plan, tables)
+        epoch += 1
+        jax.block_until_ready(state)
+
+    return run
+
+
+def torch_epoch(
+    rows: Comparisons, items: np.ndarray[Any, Any], batch_size: int, *, published: bool
+) -> Callable[[], None]:
+    """Loop over an epoch's batches."""
+    gathered = partial(_batch, rows, items)
+    shared: list[peers.Comparisons] = []
+    step = peers.pal_a_step(
+        shared,
+        num_users=NUM_USERS,
+        num_prototypes=NUM_PROTOTYPES,
+        widths=(WIDTH, LATENT_WIDTH, LATENT_WIDTH),
+        published=published,
+        bfloat16=False,
+    )
+    order = np.random.default_rng(0).permutation(len(rows.user))
+    parts = np.split(order, range(batch_size, len(order), batch_size))
+    ready = [] if published else [gathered(part) for part in parts]
+    loader = torch.utils.data.DataLoader(
+        [
+            (items[chosen], items[rejected], int(user))
+            for chosen, rejected, user in zip(rows.chosen, rows.rejected, rows.user, strict=True)
+        ]
+        if published
+        else [0],
+        batch_size=batch_size,
+        shuffle=True,
+    )
+
+    def run() -> None:
+        if published:
+            for chosen, rejected, user in loader:
+                names = [str(number) for number in user.tolist()]
+                shared[:] = [peers.Comparisons(chosen, rejected, None, user, names)]
+                step()
+            return
+        for batch in ready:
+            shared[:] = [batch]
+            step()
+
+    return run
+
+
+def _batch(
+    rows: Comparisons, items: np.ndarray[Any, Any], part: np.ndarray[Any, Any]
+) -> peers.Comparisons:
+    return peers.batch_of(
+        items[rows.chosen[part]], items[rows.rejected[part]], None, rows.user[part]
+    )
+
+
+def measure(batch_size: int, *, num_rows: int, rounds: int) -> dict[str, Any]:
+    """Seconds an epoch, and ratios to paljax."""
+    rows = comparisons(num_rows)
+    items = np.random.default_rng(1).normal(size=(NUM_ITEMS, WIDTH)).astype(np.float32)
+    training = training_rows(rows, label_smoothing=0.0, weight_by_user=False)
+    timings = measuring.interleaved(
+        {
+            "paljax": paljax_epoch(training, Tables(jnp.asarray(items), None), batch_size),
+            "torch best": torch_epoch(rows, items, batch_size, published=False),
+            "torch published": torch_epoch(rows, items, batch_size, published=True),
+        },
+        rounds=rounds,
+    )
+    return {
+        "batch_size": batch_size,
+        "timings": {name: timing.record() for name, timing in timings.items()},
+        "ratios": {
+            name: measuring.ratio(timings[name], timings["paljax"])._asdict()
+            for name in ("torch best", "torch published")
+        },
+    }
+
+
+def main() -> None:
+    """Run the benchmark, print the table and write the JSON."""
+    options = measuring.options(__doc__, "epochs").parse_args()
+    torch.set_num_threads(measuring.machine()["cores"])
+    num_rows, rounds = (500, 2) if options.quick else (NUM_ROWS, 7)
+    results = [
+        measure(batch_size, num_rows=num_rows, rounds=rounds)
+        for batch_size in (BATCH_SIZES[:1] if options.quick else BATCH_SIZES)
+    ]
+    print(
+        measuring.table(
+            [
+                {
+                    "B": str(result["batch_size"]),
+                    "paljax ms": f"{1e3 * result['timings']['paljax']['median_s']:.1f}",
+                    "compile s": f"{result['timings']['paljax']['first_s']:.2f}",
+                }
+                | {name: str(measuring.Ratio(**found)) for name, found in result["ratios"].items()}
+                for result in results
+            ]
+        )
+    )
+    measuring.write(
+        options.out,
+        "an epoch of a small head: one scan against a torch loop",
+        results,
+        dtype="float32",
+        torch=torch.__version__,
+    )
+
+
+if __name__ == "__main__":
+    main()
