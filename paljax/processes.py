@@ -5,6 +5,8 @@ first writes what is not a checkpoint. This is JAX's own multi-controller runtim
 """
 
 import contextlib
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -91,6 +93,16 @@ def first_goes_ahead() -> Iterator[None]:
     """Let the first process prepare files that the others then find."""
     if not alone() and not is_first():
         multihost_utils.sync_global_devices("first goes ahead")
-    yield
-    if not alone() and is_first():
-        multihost_utils.sync_global_devices("first goes ahead")
+    try:
+        yield
+    finally:  # of what stopped the first, the others should hear themselves
+        if not alone() and is_first():
+            multihost_utils.sync_global_devices("first goes ahead")
+
+
+def leave(status: int) -> None:
+    """End a process that can't go on; at exit JAX would wait for those that wait for this one."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

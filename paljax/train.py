@@ -91,7 +91,12 @@ def default_run_dir(config: Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    return run_command(parser(), train, arguments)
+    status = run_command(parser(), train, arguments)
+    if status:
+        from paljax import processes
+
+        processes.leave(status)
+    return status
 
 
 if __name__ == "__main__":

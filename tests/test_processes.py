@@ -168,6 +168,21 @@ def test_wrong_processes_are_told_in_one_line():
         assert "\n" not in str(caught.value)
 
 
+def test_a_run_keeps_its_blocks_and_may_change_its_devices(tmp_path):
+    base = {"stage": "reward", "data": {"name": "synthetic"}, "model": {"name": "bradley_terry"}}
+
+    def settings(**parallel):
+        return parse(base | {"parallel": parallel}, where="test")
+
+    begun = runs.with_blocks(tmp_path, settings(), 8)
+    runs.open_run(tmp_path, begun)
+    again = runs.with_blocks(tmp_path, settings(num_devices=2, backend="pmap"), 2)
+    assert begun.parallel.blocks == again.parallel.blocks == 8
+    runs.require_usable(tmp_path, again, resume=True)
+    with pytest.raises(UserError, match=r"holds a run with parallel\.blocks=8, this one has 4"):
+        runs.require_usable(tmp_path, settings(blocks=4), resume=True)
+
+
 def test_no_scheduler_is_told_in_one_line():
     with pytest.raises(UserError, match=r"can't join the others \(environment\)"):
         join(None, lost_after_s=5)
