@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 
 from benchmarks import measuring, peers
@@ -60,7 +59,8 @@ def paljax_epoch(rows: Rows, tables: Tables, batch_size: int) -> Callable[[], No
         optimizer=OptimizerSettings(
             learning_rate=dict.fromkeys(PARAMETER_GROUPS, 1e-3),
             weight_decay=dict.fromkeys(PARAMETER_GROUPS, 0.0),
-            schedule=optax.constant_schedule(1.0),
+            schedule="constant",
+            warmup_fraction=0.0,
             clip_norm=1.0,
         ),
     )

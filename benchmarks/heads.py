@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 
 from benchmarks import measuring, peers
@@ -157,7 +156,8 @@ def jax_step(head: Head, batches: list[Data], *, bfloat16: bool) -> Callable[[],
         optimizer=OptimizerSettings(
             learning_rate=dict.fromkeys(PARAMETER_GROUPS, 1e-3),
             weight_decay=dict.fromkeys(PARAMETER_GROUPS, 0.0),
-            schedule=optax.constant_schedule(1.0),
+            schedule="constant",
+            warmup_fraction=0.0,
             clip_norm=None,
         ),
     )

@@ -20,7 +20,6 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -113,7 +112,8 @@ def reward_learner(num_users: int) -> Learner:
         optimizer=OptimizerSettings(
             learning_rate=dict.fromkeys(PARAMETER_GROUPS, 1e-3),
             weight_decay=dict.fromkeys(PARAMETER_GROUPS, 0.0),
-            schedule=optax.constant_schedule(1.0),
+            schedule="constant",
+            warmup_fraction=0.0,
             clip_norm=1.0,
         ),
         devices=along(AXIS),
