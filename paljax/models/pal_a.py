@@ -95,6 +95,9 @@ def pal_a(
         prototypes = latent_prototypes(params)
         if distance == "squared":
             return ideal_point_rewards(points, prototypes)
+        if distance == "euclidean":
+            origin = _origin(prototypes)
+            points, prototypes = points - origin, prototypes - origin
         return _Products(
             products=jnp.matmul(points, prototypes.T, precision=jax.lax.Precision.HIGHEST),
             squared_norm=jnp.sum(points**2, axis=1),
@@ -107,12 +110,16 @@ def pal_a(
             return mix(items, weights)
         if mixed_first:
             user = project(params, weights @ params["prototypes"])
+            if distance == "euclidean":
+                return -_safe_root(jnp.sum((items.point - user) ** 2, axis=1))
             product = jnp.sum(items.point * user, axis=1)
             squared_item = jnp.sum(items.point**2, axis=1)
             squared_user = jnp.sum(user**2, axis=1)
         else:
             # u = Σ_k w_k p_k enters only through f(x)·p_k and the Gram matrix of the prototypes.
             prototypes = latent_prototypes(params)
+            if distance == "euclidean":
+                prototypes = prototypes - _origin(prototypes)
             gram = jnp.matmul(prototypes, prototypes.T, precision=jax.lax.Precision.HIGHEST)
             product = mix(items.products, weights)
             squared_item = items.squared_norm
@@ -136,6 +143,11 @@ def pal_a(
         rewards=rewards,
         prototype_rewards=prototype_rewards if distance == "squared" and not mixed_first else None,
     )
+
+
+def _origin(prototypes: Float[Array, "K d"]) -> Float[Array, "1 d"]:
+    """Where points are measured from: far away, ‖x‖² - 2 x·u + ‖u‖² would cancel."""
+    return jax.lax.stop_gradient(jnp.mean(prototypes, axis=0, keepdims=True))
 
 
 def _safe_root(squares: Float[Array, "B"]) -> Float[Array, "B"]:

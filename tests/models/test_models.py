@@ -223,3 +223,22 @@ def test_learned_vectors_join_the_features_and_unknown_items_have_none():
     np.testing.assert_array_equal(encoded[1], plain[1])
     assert not np.allclose(encoded[0], plain[0])
     assert not np.allclose(encoded[0], encoded[2])
+
+
+@pytest.mark.parametrize("user_point", ["project_then_mix", "latent", "mix_then_project"])
+def test_tiny_euclidean_distances_far_from_the_origin(user_point):
+    """Distances of a thousandth between points a thousand away, in float32."""
+    width = 4
+    options = {"user_point": user_point, "distance": "euclidean", "hidden_layers": 0}
+    model = build("pal_a", options | {"latent_width": width}, shared=None)
+    generator = np.random.default_rng(0)
+    near = 1000 + 1e-2 * generator.normal(size=(NUM_ITEMS + K, width)).astype(np.float32)
+    identity = {"Dense_0": {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}}
+    params = {"projector": identity, "prototypes": jnp.asarray(near[NUM_ITEMS:])}
+    *_, weights = data()
+    encoded = model.encode_items(params, jnp.asarray(near[:NUM_ITEMS]))
+    found = model.rewards(params, encoded, None, weights)
+    wide = near.astype(np.float64)
+    user = np.asarray(weights, np.float64) @ wide[NUM_ITEMS:]
+    expected = -np.linalg.norm(wide[:NUM_ITEMS] - user, axis=1)
+    np.testing.assert_allclose(found, expected, rtol=0.02)
