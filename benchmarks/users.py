@@ -127,7 +127,12 @@ def main() -> None:
     record = {
         "question": "step time against the number of users",
         "dtype": "float32",
-        "machine": {"processor": platform.machine(), "cores": len(os.sched_getaffinity(0))},
+        "machine": {
+            "processor": platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "threads": os.environ.get("OMP_NUM_THREADS", "one a core"),
+            "backend": jax.default_backend(),
+        },
         "versions": versions(),
         "results": results,
     }
