@@ -121,7 +121,9 @@ class TrainingSection(Section):
 
     epochs: PositiveInt = 100
     batch_size: PositiveInt = 256
-    patience: PositiveInt | None = 20  # epochs without a better validation loss; null: never stop
+    # Epochs without a better validation loss; the best epoch is kept. null: train to the end, and
+    # keep the last epoch.
+    patience: PositiveInt | None = 20
     checkpoint_every: PositiveInt = 10  # epochs
 
 

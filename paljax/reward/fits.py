@@ -19,7 +19,7 @@ from paljax.data.encoders import Encoder
 from paljax.data.prepare import Prepared
 from paljax.evaluation import correctness
 from paljax.learners.learner import Learner
-from paljax.loop import Log, Progress, fit
+from paljax.loop import Log, fit
 from paljax.models import PreferenceModel
 from paljax.parallel import one_copy
 from paljax.predictions import encode
@@ -37,7 +37,7 @@ class Candidate(NamedTuple):
     trained: Trained
     weights: NDArray[np.float32]  # [U, K] of all users of the data set
     gap: NDArray[np.float32]  # [U] Frank-Wolfe gap of those weights, in nats
-    epochs: int  # of the best epoch
+    epochs: int  # that the fit took
     validation_nll: float
     validation_accuracy: float
     validation_losses: NDArray[np.float64]  # [n] of every validation comparison, in nats
@@ -85,11 +85,10 @@ def build_model(
 def fit_candidates(fitting: Fitting, name: str, model: PreferenceModel) -> list[Candidate]:
     """Fit on the training part; one candidate for every prior strength, scored on validation."""
     train, validation = _part(fitting, "train"), _scored(_part(fitting, "validation"))
-    progress = _fit(fitting, name, model, train, validation, fitting.config.training.epochs)
-    epochs = int(progress.best_epoch)
+    fitted, epochs = _fit(fitting, name, model, train, validation, fitting.config.training.epochs)
     return [
-        _with_strength(fitting, model, progress.best, strength, train, validation, epochs)
-        for strength in _strengths(fitting.config, model, progress.best)
+        _with_strength(fitting, model, fitted, strength, train, validation, epochs)
+        for strength in _strengths(fitting.config, model, fitted)
     ]
 
 
@@ -124,10 +123,8 @@ def refit(fitting: Fitting, name: str, chosen: Candidate) -> Candidate:
     """Train as selected on training and validation data together; the selection stays."""
     rows = _part(fitting, "train", "validation")
     model, strength = chosen.trained.model, chosen.trained.prior_strength
-    progress = _fit(fitting, name, model, rows, None, chosen.epochs)
-    again = _with_strength(
-        fitting, model, progress.best, strength, rows, _scored(rows), chosen.epochs
-    )
+    fitted, _ = _fit(fitting, name, model, rows, None, chosen.epochs)
+    again = _with_strength(fitting, model, fitted, strength, rows, _scored(rows), chosen.epochs)
     return again._replace(
         validation_nll=chosen.validation_nll,
         validation_accuracy=chosen.validation_accuracy,
@@ -152,7 +149,12 @@ def _fit(
     train: Comparisons,
     validation: Comparisons | None,
     epochs: int,
-) -> Progress:
+) -> tuple[Fitted, int]:
+    """The fitted model and how many epochs it took.
+
+    The best epoch where the fit may stop early. Else the last: its learning rate has annealed, and
+    the best of many noisy validation losses would say little.
+    """
     learners, config, prepared = fitting.learners, fitting.config, fitting.prepared
     if model not in learners:
         learners[model] = learner_for(config, prepared, model)
@@ -176,7 +178,9 @@ def _fit(
         f"{name}: {int(progress.epoch)} epochs, best {int(progress.best_epoch)}, "
         f"{pace.train_s:.1f} s and {pace.compile_s:.1f} s to compile"
     )
-    return progress._replace(best=one_copy(progress.best))
+    if task.patience is None:
+        return one_copy(task.snapshot(progress.state)), int(progress.epoch)
+    return one_copy(progress.best), int(progress.best_epoch)
 
 
 def _with_strength(
