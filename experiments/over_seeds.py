@@ -40,7 +40,23 @@ def flat(metrics: dict[str, Any]) -> dict[str, float]:
             scores[f"{name}, seen users, {score}"] = block["test"][score]
             for shots, joined in block["unseen"].items():
                 scores[f"{name}, unseen users with {shots} comparisons, {score}"] = joined[score]
+    # What configurations are chosen by: the validation part, for the fit on the training part.
+    chosen = min(metrics["selection"]["candidates"], key=lambda fit: fit["validation_nll"])
+    for score in SCORES:
+        scores[f"{metrics['model']}, validation part, {score}"] = chosen[f"validation_{score}"]
     return scores
+
+
+def counts(metrics: dict[str, Any]) -> dict[str, int]:
+    """How many comparisons, of how many users, one run is scored on."""
+    blocks = {"seen users": metrics["test"]}
+    if metrics["unseen"]:  # the same comparisons whatever the number of shots
+        blocks["unseen users"] = next(iter(metrics["unseen"].values()))
+    return {
+        f"{part} of {name}": block[key]
+        for name, block in blocks.items()
+        for part, key in (("comparisons", "n"), ("number", "n_users"))
+    }
 
 
 def main() -> None:
@@ -68,7 +84,7 @@ def main() -> None:
     record = {
         "seeds": options.seeds,
         "overrides": options.overrides,
-        "n_test": [metrics["test"]["n"] for metrics in runs],
+        "scored_on": [counts(metrics) for metrics in runs],
         "versions": versions(),
         "scores": table,
     }
