@@ -21,8 +21,9 @@ class Numbers(PartConfig):
     A number that stands for a few levels (a contract of 0, 1 or 5 years) need not act along a
     straight line. `levels: L` gives every column with at most L distinct values in training an
     indicator for each value but its smallest and largest: with the number beside them, a linear
-    model can fit any function of the levels, and none of the columns is redundant. A value that
-    training never saw has no indicator and lies on the line.
+    model can fit any function of the levels. An indicator that is linear in the other columns is
+    left out: it would say nothing new, and leave open which column an effect belongs to. A value
+    that training never saw has no indicator and lies on the line.
     """
 
     name: Literal["numbers"] = "numbers"
@@ -111,14 +112,20 @@ def _indicators(appearing: NDArray[np.float64], *, levels: int) -> Indicators:
     column: list[int] = []
     value: list[float] = []
     slope: list[float] = []
+    standardised = (appearing - appearing.mean(0)) / np.maximum(appearing.std(0), 1e-12)
+    design = np.concatenate([np.ones((len(appearing), 1)), standardised], axis=1)
     # Below three levels there is none between the smallest and the largest.
     for place, numbers in enumerate(appearing.T if levels > 2 else ()):
         values = np.unique(numbers)
         for inner in values[1:-1] if len(values) <= levels else ():
-            standardised = (numbers - numbers.mean()) / numbers.std()
+            indicated = numbers == inner
+            widened = np.concatenate([design, indicated[:, None]], axis=1)
+            if np.linalg.matrix_rank(widened) == np.linalg.matrix_rank(design):
+                continue
+            design = widened
             column.append(place)
             value.append(inner)
-            slope.append(np.mean(standardised * (numbers == inner)))
+            slope.append(np.mean(standardised[:, place] * indicated))
     return _indicators_from({"column": column, "value": value, "slope": slope})
 
 

@@ -21,51 +21,67 @@ def test_numbers_are_standardised_by_training_rows():
     np.testing.assert_array_equal(encoded[:, 1], 0)
 
 
-# Contract lengths with a level in the middle, a column of two levels, one of four.
-LEVELS = np.array([[0, 1, 1], [1, 0, 2], [5, 1, 3], [0, 0, 4], [3, 7, 9]], np.float32)
+# A column of three levels, one of two, one of four; the last row is not for training.
+LEVELS = np.array(
+    [
+        [0, 1, 1], [1, 0, 2], [5, 1, 3], [0, 0, 4], [1, 1, 4],
+        [5, 0, 1], [0, 1, 2], [1, 0, 3], [5, 1, 2], [3, 7, 9],
+    ],
+    np.float32,
+)  # fmt: skip
+SEEN = np.arange(9)
+
+
+def plain(table, rows):
+    return fit_encoder([Numbers()], table, rows).encode(table)
 
 
 def test_a_number_of_few_levels_has_an_indicator_of_each_inner_level():
-    encoder = fit_encoder([Numbers(levels=3)], LEVELS, np.array([0, 1, 2, 3]))
+    encoder = fit_encoder([Numbers(levels=3)], LEVELS, SEEN)
     encoded = encoder.encode(LEVELS)
     assert encoder.blank().shape == (1, 4)
-    np.testing.assert_array_equal(encoded[:, :3], fit_plain(LEVELS, [0, 1, 2, 3]))
-    # Row 4 has a length of 3 years, which training never saw: it stays on the line.
-    np.testing.assert_array_equal(encoded[:, 3], [0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(encoded[:, :3], plain(LEVELS, SEEN))
+    # Training never saw the last row's 3: it stays on the line.
+    np.testing.assert_array_equal(encoded[:, 3], [0, 1, 0, 0, 1, 0, 0, 1, 0, 0])
 
 
-def test_any_function_of_the_levels_is_linear_and_no_column_is_redundant():
-    encoder = fit_encoder([Numbers(levels=4)], LEVELS[:4], np.arange(4))
-    lengths, fourths = LEVELS[:4, 0], LEVELS[:4, 2]
-    for levels, columns in ((lengths, [0, 3]), (fourths, [2, 4, 5])):
-        design = np.c_[np.ones(4), encoder.encode(LEVELS[:4])[:, columns]]
-        assert np.linalg.matrix_rank(design) == len(np.unique(levels)) == design.shape[1]
+def test_any_function_of_the_levels_is_linear():
+    encoded = fit_encoder([Numbers(levels=4)], LEVELS, SEEN).encode(LEVELS[SEEN])
+    for column, features in ((0, [0, 3]), (2, [2, 4, 5])):
+        design = np.c_[np.ones(len(SEEN)), encoded[:, features]]
+        assert np.linalg.matrix_rank(design) == len(np.unique(LEVELS[SEEN, column]))
+
+
+def test_an_indicator_that_other_columns_determine_is_left_out():
+    # A price of 7 or 9, or a schedule: the price is 0 where the schedule's column is 1.
+    prices = np.array(
+        [[0, 1, 2], [7, 0, 1], [9, 0, 5], [7, 0, 2], [0, 1, 1], [9, 0, 1], [0, 1, 5]], np.float32
+    )
+    encoder = fit_encoder([Numbers(levels=3)], prices, np.arange(7))
+    np.testing.assert_array_equal(encoder.parts["numbers"].indicators.column, [2])
+    np.testing.assert_array_equal(encoder.parts["numbers"].indicators.value, [2])
 
 
 def test_levels_are_those_of_training_rows_alone():
-    encoder = fit_encoder([Numbers(levels=3)], LEVELS, np.array([0, 0, 1, 3]))
-    # Training has two lengths, and 1, 2 and 4 in the last column.
+    # Two values are left in the first column, three in the last.
+    encoder = fit_encoder([Numbers(levels=3)], LEVELS, np.array([0, 1, 3, 4, 6]))
     np.testing.assert_array_equal(encoder.parts["numbers"].indicators.column, [2])
     np.testing.assert_array_equal(encoder.parts["numbers"].indicators.value, [2])
 
 
 @pytest.mark.parametrize("levels", [0, 1, 2])
 def test_no_number_has_indicators_below_three_levels(levels):
-    encoder = fit_encoder([Numbers(levels=levels)], LEVELS, np.arange(5))
-    np.testing.assert_array_equal(encoder.encode(LEVELS), fit_plain(LEVELS, np.arange(5)))
+    encoder = fit_encoder([Numbers(levels=levels)], LEVELS, SEEN)
+    np.testing.assert_array_equal(encoder.encode(LEVELS), plain(LEVELS, SEEN))
 
 
 def test_a_rise_moves_a_number_and_its_indicators_as_least_squares_would():
-    rows = np.array([0, 1, 2, 3, 3, 2, 2])
+    rows = np.array([*SEEN, 3, 2, 2])
     encoder = fit_encoder([Numbers(levels=3)], LEVELS, rows)
     encoded = encoder.encode(LEVELS)[rows]
     slope = np.polyfit(encoded[:, 0], encoded[:, 3], 1)[0]
     np.testing.assert_allclose(encoder.rise(0), [1, 0, 0, slope], rtol=1e-5)
     np.testing.assert_array_equal(encoder.rise(1), [0, 1, 0, 0])
-
-
-def fit_plain(table, rows):
-    return fit_encoder([Numbers()], table, np.asarray(rows)).encode(table)
 
 
 def test_an_item_that_training_never_saw_has_no_vector():
@@ -87,7 +103,7 @@ def test_encoders_concatenate():
     "configs", [[Numbers()], [Numbers(levels=3)], [Numbers(levels=4), ItemId(width=3)]]
 )
 def test_an_encoder_survives_its_file(configs):
-    encoder = fit_encoder(configs, LEVELS, np.array([0, 1, 2, 3]))
+    encoder = fit_encoder(configs, LEVELS, SEEN)
     again = encoder_from_json(json.loads(json.dumps(encoder.to_json())))
     one, other = encoder.encode(LEVELS), again.encode(LEVELS)
     np.testing.assert_array_equal(encoder.rise(0), again.rise(0))
