@@ -212,7 +212,7 @@ def _learning(run: Run, prefix: str) -> Html:
             + "; ".join(f"{fit.name} {list(v.values())[-1]:.3f}" for fit, v in last if v),
             how="Loss in nats a comparison: 0.693 is guessing, lower is better. Where the "
             "validation loss turns up while the training loss still falls, a fit has begun to "
-            "memorise; the best step on validation data is the one that is kept. "
+            "memorise. A fit that may stop early keeps its best epoch, any other its last. "
             "Dashed: trained again on training and validation data together."
             + (f" {hidden} more fits of the search are grey." if hidden else ""),
         ),
