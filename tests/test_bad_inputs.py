@@ -624,6 +624,7 @@ RUNS = [
 ]
 
 WIDE, TEXT = {"d.jsonl": votes(2, 3, width=4)}, {"d.jsonl": texts()}
+NEW = {"n.jsonl": votes(user_id="new")}
 ADAPT = "adapt --run run --comparisons"
 EVALUATE = "evaluate --run run --comparisons"
 SCORE = "score --run run --input"
@@ -687,23 +688,36 @@ INPUTS = [
         "ties only (evaluate)",
         f"{EVALUATE} d.jsonl",
         r"d\.jsonl: holds ties only",
-        {"d.jsonl": votes(tie=True)},
+        {"d.jsonl": votes(tie=True, user_id="new")},
     ),
     Case(
         "overlap",
-        f"{EVALUATE} votes.jsonl --adapt votes.jsonl",
-        r"votes\.jsonl: 96 of its comparisons are also in votes\.jsonl",
+        f"{EVALUATE} n.jsonl --adapt n.jsonl",
+        r"n\.jsonl: 96 of its comparisons are also in n\.jsonl",
+        NEW,
+    ),
+    Case(
+        "trained on",
+        f"{EVALUATE} votes.jsonl --out o.json",
+        r"votes\.jsonl: \d+ of its 96 comparisons were trained on .*run has learned from can't",
+    ),
+    Case(
+        "nothing says what was trained on",
+        f"{EVALUATE} n.jsonl --out o.json",
+        r"run/splits\.parquet: has no column 'comparison'; train again",
+        NEW | {"run/splits.parquet": parquet(split=["train"])},
     ),
     Case(
         "other width of support",
-        f"{EVALUATE} votes.jsonl --adapt d.jsonl",
+        f"{EVALUATE} n.jsonl --adapt d.jsonl",
         r"d\.jsonl: items have 4 numbers",
-        WIDE,
+        WIDE | NEW,
     ),
     Case(
         "folder missing (evaluate)",
-        f"{EVALUATE} votes.jsonl --out none/x.json",
+        f"{EVALUATE} n.jsonl --out none/x.json",
         r"none/x\.json: can't be written \(No such file",
+        NEW,
     ),
     Case(
         "no suffix",
@@ -827,8 +841,9 @@ def test_a_disk_that_takes_no_more(name, reason, folder, capsys, monkeypatch):
     def fail(descriptor):
         raise OSError(reason, os.strerror(reason))
 
+    put(folder, NEW)
     monkeypatch.setattr(os, "fsync", fail)
-    line = refused(COMMANDS[name], folder, capsys)
+    line = refused(COMMANDS[name].replace("votes.jsonl", "n.jsonl"), folder, capsys)
     assert re.search(rf"out\.\w+: can't be written \({os.strerror(reason)}\)", line), line
 
 

@@ -18,7 +18,8 @@ at_random = partial(split_at_random, **SHARES)
 def ballots(num_users: int = 15, num_items: int = 40, passes: float = 0.2) -> Dataset:
     """Users who each vote on most of the items; -1, 1 or a pass."""
     generator = np.random.default_rng(0)
-    user, item = np.nonzero(generator.random((num_users, num_items)) < 0.8)
+    cells = np.argwhere(generator.random((num_users, num_items)) < 0.8)
+    user, item = generator.permutation(cells).T
     value = generator.choice([-1.0, 1.0], len(user), p=[0.3, 0.7])
     value[generator.random(len(user)) < passes] = np.nan
     return assemble_votes(
@@ -151,6 +152,14 @@ def test_shots_are_the_pairs_of_a_users_first_votes():
             ]
             values = votes.value[mine].tolist()
             assert (given.user == user).sum() == values.count(1) * values.count(-1)
+
+
+def test_a_cap_on_support_keeps_the_pairs_that_are_complete_first():
+    data = assemble_votes(["ann"] * 12, [f"s{n}" for n in range(12)], np.array([1.0, -1.0] * 6))
+    places = np.random.default_rng(0).permutation(12).astype(np.int32)
+    split = Split(np.full(12, "support", object), places)
+    all_pairs, few = (votes_to_pairs(data, lambda _: split, most_per_user=m) for m in (None, 7))
+    assert sorted(few.split.arrival) == sorted(all_pairs.split.arrival)[:7]
 
 
 @pytest.mark.parametrize(
