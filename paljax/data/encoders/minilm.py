@@ -6,8 +6,8 @@ pooling, `sentence_bert_config.json` how many tokens are read. Without them: the
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -65,7 +65,9 @@ def open_model(config: MiniLM) -> TextModel:
         [where, *pretrained.weight_files(folder), folder / pretrained.TOKENIZER],
         settings={"sentences": sentences._asdict(), "dtype": config.dtype},
     )
-    embed = partial(_embed, config, folder, sizes, sentences)
+    # Read when the first text is embedded, and kept for the next.
+    read_params = cache(partial(_read_params, folder, sizes))
+    embed = partial(_embed, config, folder, sizes, sentences, read_params)
     return TextModel(sizes.hidden_size, sentences.limit, revision, embed)
 
 
@@ -74,18 +76,12 @@ def _embed(
     folder: Path,
     sizes: bert.BertConfig,
     sentences: Sentences,
+    read_params: Callable[[], bert.Params],
     texts: Sequence[str],
 ) -> Iterator[Block]:
     tokenizer = open_tokenizer(folder / pretrained.TOKENIZER, limit=sentences.limit)
-    tensors = pretrained.read_tensors(folder)
-    params = jax.device_put(bert.read_params(sizes, tensors, where=folder))
+    params = read_params()
     network = bert.Bert(sizes, dtype=jnp.dtype(config.dtype))
-
-    @jax.jit
-    def embed(params: Any, token_ids: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Array:
-        hidden = jnp.asarray(network.apply(params, token_ids, mask))
-        return pool(hidden, mask, pooling=sentences.pooling, normalise=sentences.normalise)
-
     if sentences.lowercase:
         texts = [text.lower() for text in texts]
     tokenized = tokenize(tokenizer, texts)
@@ -94,8 +90,37 @@ def _embed(
     for batch in token_batches(
         tokenized.ids, tokens_per_batch=tokens_per_batch, limit=sentences.limit
     ):
-        vectors = np.asarray(embed(params, batch.token_ids, batch.mask))
+        vectors = np.asarray(
+            _embed_batch(
+                network,
+                params,
+                batch.token_ids,
+                batch.mask,
+                pooling=sentences.pooling,
+                normalise=sentences.normalise,
+            )
+        )
         yield Block(batch.places, vectors[: len(batch.places)], tokenized.cut[batch.places])
+
+
+def _read_params(folder: Path, sizes: bert.BertConfig) -> bert.Params:
+    params = bert.read_params(sizes, pretrained.read_tensors(folder), where=folder)
+    return jax.device_put(params)
+
+
+# Networks of equal sizes are equal, so that a program is compiled once for all calls.
+@partial(jax.jit, static_argnums=0, static_argnames=("pooling", "normalise"))
+def _embed_batch(
+    network: bert.Bert,
+    params: bert.Params,
+    token_ids: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    *,
+    pooling: Literal["mean", "cls"],
+    normalise: bool,
+) -> Float[Array, "B D"]:
+    hidden = jnp.asarray(network.apply(params, token_ids, mask))
+    return pool(hidden, mask, pooling=pooling, normalise=normalise)
 
 
 def pool(
