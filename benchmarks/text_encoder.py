@@ -7,8 +7,9 @@ Both embed the same texts with the weights of all-MiniLM-L6-v2 in float32: token
 pooling and normalisation, from a list of strings to an array. Torch does it as
 sentence-transformers does: sorted by length, batches of 32, padded to the longest of the batch, in
 inference mode, with its own number of threads. The two take turns, so that what else the machine
-does meets both; the table has the median of the rounds, and texts a second of processor time. Programs are compiled before the first round; the time for that stands apart. The cosine of
-the two embeddings of a text is 1 up to rounding, which is checked.
+does meets both; the table has the median of the rounds, and texts a second of processor time.
+Programs are compiled before the first round; the time for that stands apart. The cosine of the two
+embeddings of a text is 1 up to rounding, which is checked.
 """
 
 import argparse

@@ -23,8 +23,10 @@ SETTINGS = {
     "data": {"name": "file", "path": "votes.jsonl"},
     "encoder": [{"name": "minilm", "model": "tiny"}, {"name": "item_id", "width": 2}],
     "model": {"name": "pal_a", "num_prototypes": 2, "latent_width": 3, "shared": None},
-    "learner": {"name": "episodes", "users_per_batch": 12, "most_comparisons": 8},
-    "training": {"epochs": 60},
+    "training": {"epochs": 60, "batch_size": 32},
+    "optimizer": {
+        "learning_rate": {"networks": 0.02, "prototypes": 0.02, "user_weights": 0.3},
+    },
     "selection": {"prior_strength": [1.0], "refit": False},
     "evaluation": {"shots": [0, 5], "resamples": 100},
 }
