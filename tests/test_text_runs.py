@@ -157,7 +157,7 @@ CASES = [
         "unknown dtype",
         TRAIN + " encoder.0.dtype=float61",
         nothing,
-        "did you mean 'float16'|float32",
+        "did you mean 'bfloat16'",
     ),
     (
         "unknown key",
