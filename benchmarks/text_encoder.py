@@ -66,7 +66,8 @@ def theirs() -> Embed:
     from paljax.pretrained import find_folder
 
     folder = find_folder(MODEL)
-    network = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    network: Any = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False)
+    network.eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
