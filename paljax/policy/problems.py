@@ -60,15 +60,13 @@ def build_problem(config: PolicyConfig) -> Problem:
     if config.normalize != "none":
         from paljax.policy.normalize_rewards import normalize
 
-        rewards = np.asarray(
-            normalize(
-                jnp.asarray(rewards),
-                jnp.asarray(table.log_reference),
-                kind=config.normalize,
-                beta=config.beta,
-            ),
-            float,
+        measured = normalize(
+            jnp.asarray(rewards),
+            jnp.asarray(table.log_reference),
+            kind=config.normalize,
+            beta=config.beta,
         )
+        rewards = np.asarray(measured, float)
     held = jnp.asarray(rewards, jnp.float32)
     assert policy.actions is not None
     number = policy.actions.number

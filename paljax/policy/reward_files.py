@@ -133,7 +133,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _npz(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # A file that NumPy opens itself stays open where it is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from None
