@@ -336,8 +336,9 @@ def _solve(
         factor = jax.scipy.linalg.cho_factor(small, lower=True)
 
         def once(right: Array) -> Array:
-            inner: Array = jax.scipy.linalg.cho_solve(factor, scaled.T @ (scale * right))
-            return scale * (scale * right - scaled @ inner)
+            inner = jax.scipy.linalg.cho_solve(factor, scaled.T @ (scale * right))
+            solved: Array = scale * (scale * right - scaled @ inner)
+            return solved
 
         def solve(right: Array) -> Array:
             first = once(right)  # loses digits where the diagonal is small; a second pass mends it
