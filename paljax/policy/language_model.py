@@ -4,7 +4,6 @@ B prompts padded on the left, n samples a prompt, T new tokens.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -115,7 +114,11 @@ def language_model_policy(
         trained = lora.freeze_base(params)
         return sampling.token_log_probs(trained, prompts, tokens, mask, config, compute=compute)
 
-    reference = lora.without_lora if lora_options is not None else partial(jax.tree.map, jnp.array)
+    def reference(params: Params) -> Params:
+        # Copies: a training loop donates its state. Within a step, `lora.without_lora` of the
+        # current parameters is the same model without a second copy of the base.
+        return jax.tree.map(jnp.array, lora.without_lora(params))
+
     return LanguagePolicy(init, sample, log_probs, lora.trainable, reference)
 
 
