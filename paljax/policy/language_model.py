@@ -114,12 +114,7 @@ def language_model_policy(
         trained = lora.freeze_base(params)
         return sampling.token_log_probs(trained, prompts, tokens, mask, config, compute=compute)
 
-    def reference(params: Params) -> Params:
-        # Copies: a training loop donates its state. Within a step, `lora.without_lora` of the
-        # current parameters is the same model without a second copy of the base.
-        return jax.tree.map(jnp.array, lora.without_lora(params))
-
-    return LanguagePolicy(init, sample, log_probs, lora.trainable, reference)
+    return LanguagePolicy(init, sample, log_probs, lora.trainable, _reference)
 
 
 def left_padded(texts: list[list[int]], *, context: int, max_tokens: int) -> Prompts:
@@ -147,3 +142,9 @@ def left_padded(texts: list[list[int]], *, context: int, max_tokens: int) -> Pro
     tokens = jnp.array([[0] * (length - len(text)) + text for text in texts], jnp.int32)
     lengths = jnp.array([len(text) for text in texts])
     return Prompts(tokens, jnp.arange(length)[None] >= length - lengths[:, None])
+
+
+def _reference(params: Params) -> Params:
+    # Copies: a training loop donates its state. Within a step, `lora.without_lora` of the current
+    # parameters is the same model without a second copy of the base.
+    return jax.tree.map(jnp.array, lora.without_lora(params))
