@@ -106,7 +106,7 @@ def tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
     return {
         name: (
             ("norm" in name or ".ln_" in name) * (not name.endswith("bias"))
-            + generator.normal(size=shape) * (1.5 / math.sqrt(shape[-1]) if len(shape) > 1 else 0.3)
+            + generator.normal(size=shape) * (1.0 / math.sqrt(shape[-1]) if len(shape) > 1 else 0.3)
         ).astype(np.float32)
         for name, shape in shapes.items()
     }
