@@ -31,6 +31,9 @@ def held(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: can't make the run directory ({error.strerror})") from None
+    try:
         file = _locked(folder / LOCK)
     except BlockingIOError:
         raise UserError(

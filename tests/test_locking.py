@@ -49,5 +49,5 @@ def test_a_clock_that_jumps_and_a_damaged_lock_do_no_harm(tmp_path, monkeypatch)
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match="can't be locked"):
+    with pytest.raises(UserError, match="can't make the run directory"):
         held(tmp_path / "file" / "run").__enter__()
