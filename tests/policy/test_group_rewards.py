@@ -7,6 +7,7 @@ import pytest
 
 from paljax import models
 from paljax.data.encoders import Encoder
+from paljax.data.encoders.numbers import Indicators, StandardisedNumbers
 from paljax.errors import UserError
 from paljax.policy.clusters import k_means
 from paljax.policy.group_rewards import group_rewards
@@ -30,7 +31,9 @@ LABELS = {"ann": "left", "ben": "right", "cay": "right", "dee": "left"}
 
 
 def plain(width, shift=0.5):
-    return Encoder(np.full(width, shift, np.float32), np.full(width, 2.0, np.float32), (), 0)
+    none = Indicators(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.float32))
+    mean, scale = np.full(width, shift, np.float32), np.full(width, 2.0, np.float32)
+    return Encoder({"numbers": StandardisedNumbers(mean, scale, none)})
 
 
 def trained(name="reward_mixture", labels=LABELS, **options):
