@@ -14,7 +14,8 @@ from paljax.kernels.choices import (
 )
 from paljax.kernels.distances import ideal_point_rewards, mix, squared_distances
 from paljax.kernels.maxmin import MaxMinSolution, maxmin_dual
-from paljax.kernels.simplex import SimplexFit, fit_simplex, fit_simplex_nonlinear
+from paljax.kernels.simplex import fit_simplex, fit_simplex_nonlinear
+from paljax.kernels.simplex_blocks import SimplexFit
 from paljax.kernels.weights import cap_weights, exponentiated_gradient, worst_case_weights
 
 __all__ = [

@@ -13,7 +13,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from paljax.kernels import SimplexFit, fit_simplex, fit_simplex_nonlinear, simplex
+from paljax.kernels import (
+    SimplexFit,
+    fit_simplex,
+    fit_simplex_nonlinear,
+    folds,
+    simplex_blocks,
+    simplex_newton,
+    simplex_plane,
+)
+from tests.kernels import twins
 
 U, n, K = 7, 5, 3
 PRIOR = np.array([0.5, 0.2, 0.3])
@@ -82,7 +91,7 @@ def test_covariance_is_the_inverse_hessian_on_the_plane(prototypes: int, x64: No
 
 
 def test_more_prototypes_than_are_written_out(x64: None) -> None:
-    margins, mask = problem(rows=9, prototypes=simplex.COLUMNS_WRITTEN_OUT + 2)
+    margins, mask = problem(rows=9, prototypes=simplex_plane.COLUMNS_WRITTEN_OUT + 2)
     prior = np.full(margins.shape[2], 1 / margins.shape[2])
     found = fit_simplex(margins, mask, prior=prior, strength=STRENGTH, tolerance=LONG)
     assert found.gap.max() <= LONG
@@ -91,7 +100,7 @@ def test_more_prototypes_than_are_written_out(x64: None) -> None:
 
 
 def test_more_rows_than_are_written_out(x64: None) -> None:
-    rows = 2 * simplex.ROWS_WRITTEN_OUT + 3
+    rows = 2 * folds.ROWS_WRITTEN_OUT + 3
     margins, mask = problem(users=2, rows=rows)
     found = fit(margins, mask)
     for user in range(2):
@@ -204,7 +213,7 @@ def test_large_margins(scale: float, prior: np.ndarray, x64: None) -> None:
     mask = np.concatenate([mask, np.ones((10, 9))])
     found = fit_simplex(margins, mask, prior=prior, strength=STRENGTH, tolerance=1e-7 * scale)
     assert (found.gap <= 1e-7 * scale).all()
-    assert found.iterations.max() < simplex.MAX_STEPS
+    assert found.iterations.max() < simplex_newton.MAX_STEPS
     assert (found.weights > 0).all()
 
     def sum_of_squares(m: jax.Array) -> jax.Array:
@@ -217,6 +226,36 @@ def test_large_margins(scale: float, prior: np.ndarray, x64: None) -> None:
         jax.grad(sum_of_squares)(single),
     ):
         assert np.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e6])
+@pytest.mark.parametrize("rare", [1e-12, 1e-30, 0.0])
+def test_weights_are_not_negative_in_float32(rare: float, scale: float) -> None:
+    """Neither for prototypes that the population all but lacks, nor at margins like cliffs."""
+    margins, _ = problem(users=60, rows=9, scale=scale)
+    margins = np.concatenate([margins, np.abs(margins[:10])]).astype(np.float32)
+    prior = np.array([rare, 1 - 2 * rare, rare], np.float32)
+    found = fit_simplex(margins, np.ones((70, 9), np.float32), prior=prior, strength=STRENGTH)
+    assert all(np.isfinite(leaf).all() for leaf in found)
+    assert (found.weights >= 0).all()
+    assert_allclose(found.weights.sum(axis=1), 1, rtol=1e-5)
+    # At margins like cliffs float32 need not arrive; the gap then says so.
+    assert scale > 1 or (found.gap <= 2e-5).all()
+
+
+def test_a_prior_of_zero_is_no_wall(x64: None) -> None:
+    """The population lacks prototype 0; one user's choices want it, the other's do not."""
+    margins = np.array([[[4.0, 0, 0]] * 6, [[-4.0, 0, 0]] * 6])
+    prior = np.array([0, 0.4, 0.6])
+    found = fit_simplex(margins, np.ones((2, 6)), prior=prior, strength=0.5, tolerance=1e-9)
+    for user in range(2):
+        tiny = optimum_by_scipy(margins[user], np.ones(6), np.array([1e-9, 0.4, 0.6]), 0.5)
+        assert_allclose(found.weights[user], tiny, atol=1e-4)
+    assert found.weights[0, 0] > 0.5
+    assert found.weights[1, 0] < 1e-9
+    absent = fit_simplex(margins, np.zeros((2, 6)), prior=prior, strength=0.5)
+    assert_allclose(absent.weights, np.stack([prior, prior]), atol=1e-12)
+    assert np.isfinite(absent.covariance).all()
 
 
 @pytest.mark.parametrize("field", ["weights", "covariance"])
@@ -249,8 +288,8 @@ def test_gap_carries_no_gradient(x64: None) -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, x64: None) -> None:
     margins, mask = problem(users=150)
     whole = fit(margins, mask)
-    monkeypatch.setattr(simplex, "NUMBERS_PER_BLOCK", 1)
-    monkeypatch.setattr(simplex, "LEAST_BLOCK", 16)
+    monkeypatch.setattr(simplex_blocks, "NUMBERS_PER_BLOCK", 1)
+    monkeypatch.setattr(simplex_blocks, "LEAST_BLOCK", 16)
     jax.clear_caches()
     in_blocks = fit(margins, mask)
     gradient = jax.grad(lambda m: jnp.sum(fit(m, mask).weights ** 2))(margins)
@@ -356,6 +395,20 @@ def test_nonlinear_finds_a_minimum_of_the_cosine_form(x64: None) -> None:
         assert of_logits(start) <= of_logits(np.log(PRIOR))
 
 
+def test_nonlinear_is_its_twin(x64: None) -> None:
+    _, mask = problem()
+    inner, gram = cosine_features()
+    found = nonlinear(cosine, (inner, gram), mask)
+    expected = twins.fit_simplex_nonlinear(
+        lambda user, w: twins.cosine_margins(inner[user], gram[user], 5.0, w),
+        mask,
+        prior=PRIOR,
+        strength=STRENGTH,
+    )
+    assert_allclose(found.weights, expected.weights, atol=1e-6)
+    assert_allclose(found.gap, expected.gap, atol=1e-8)
+
+
 def test_nonlinear_masked_rows_may_be_nan(x64: None) -> None:
     _, mask = problem()
     inner, gram = cosine_features()
@@ -373,7 +426,7 @@ def test_nonlinear_in_float32_ends() -> None:
     prior = PRIOR.astype(np.float32)
     found = nonlinear(cosine, features, mask.astype(np.float32), prior=prior, tolerance=0.0)
     assert found.gap.max() <= 1e-4
-    assert found.iterations.max() < simplex.MAX_STEPS
+    assert found.iterations.max() < simplex_newton.MAX_STEPS
 
 
 def test_nonlinear_margins_of_a_wrong_shape() -> None:

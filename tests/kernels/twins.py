@@ -154,7 +154,11 @@ def simplex_gradient(margins: Array, prior: Array, strength: float, weights: Arr
 
 def simplex_gap(margins: Array, prior: Array, strength: float, weights: Array) -> float:
     """⟨∇, w⟩ - min_k ∇_k."""
-    gradient = simplex_gradient(margins, prior, strength, weights)
+    return gap_of(simplex_gradient(margins, prior, strength, weights), weights)
+
+
+def gap_of(gradient: Array, weights: Array) -> float:
+    """⟨∇, w⟩ - min_k ∇_k of any function on the simplex."""
     return inner(gradient, weights) - min(float(slope) for slope in gradient)
 
 
@@ -174,28 +178,30 @@ def simplex_covariance(margins: Array, prior: Array, strength: float, weights: A
 
 
 def _exponentiated_gradient_descent(
-    margins: Array, prior: Array, strength: float, tolerance: float
+    value_of: Callable[[Array], float],
+    gradient_of: Callable[[Array], Array],
+    start: Array,
+    tolerance: float,
 ) -> Array:
-    """Minimise simplex_objective by w_k ∝ w_k exp(-step ∇_k): first order, no Hessian."""
-    size = len(prior)
-    weights = np.full(size, 1 / size)
-    value = simplex_objective(margins, prior, strength, weights)
-    gap = last_gap = simplex_gap(margins, prior, strength, weights)
+    """Minimise a function on the simplex by w_k ∝ w_k exp(-step ∇_k): first order, no Hessian."""
+    size, weights = len(start), start
+    value = value_of(weights)
+    gap = last_gap = gap_of(gradient_of(weights), weights)
     step = 1.0
     for iteration in range(1, 200_001):
         if gap <= tolerance:
             return weights
-        gradient = simplex_gradient(margins, prior, strength, weights)
+        gradient = gradient_of(weights)
         # No weight changes by more than a factor e in one step, far from the optimum.
         length = min(step, 1 / (max(gradient) - min(gradient)))
         logits = [math.log(weights[k]) - length * float(gradient[k]) for k in range(size)]
         moved = np.array([math.exp(logit - log_sum_exp(logits)) for logit in logits])
-        moved_value = simplex_objective(margins, prior, strength, moved)
+        moved_value = value_of(moved)
         if moved_value > value + 1e-13 * (1 + abs(value)):
             step /= 2
             continue
         weights, value = moved, moved_value
-        gap = simplex_gap(margins, prior, strength, weights)
+        gap = gap_of(gradient_of(weights), weights)
         # Near the optimum the value is flat to rounding and no longer refuses an oscillating step.
         if iteration % 500 == 0:
             if gap > last_gap / 2:
@@ -211,10 +217,71 @@ def fit_simplex(
     fits = []
     for user in range(len(margins)):
         own = np.array([margins[user, j] for j in range(len(mask[user])) if mask[user, j]])
-        weights = _exponentiated_gradient_descent(own, prior, strength, tolerance)
+        weights = _exponentiated_gradient_descent(
+            lambda w, own=own: simplex_objective(own, prior, strength, w),
+            lambda w, own=own: simplex_gradient(own, prior, strength, w),
+            np.full(len(prior), 1 / len(prior)),
+            tolerance,
+        )
         gap = simplex_gap(own, prior, strength, weights)
         fits.append((weights, gap, simplex_covariance(own, prior, strength, weights)))
     return SimplexFit(*(np.array(column) for column in zip(*fits, strict=True)))
+
+
+class NonlinearFit(NamedTuple):
+    weights: Array  # [U, K]
+    gap: Array  # [U], nats
+
+
+def cosine_margins(
+    inner_products: Array, gram: Array, scale: float, weights: Array
+) -> tuple[Array, Array]:
+    """m_j = s c_j · w / ν, ν² = w · G w, and ∂m_j/∂w_k = s (c_jk / ν - (c_j · w)(G w)_k / ν³)."""
+    size = len(weights)
+    pulled = [inner(gram[k], weights) for k in range(size)]
+    norm = math.sqrt(inner(weights, np.array(pulled)))
+    margins, slopes = [], []
+    for row in inner_products:
+        product = inner(row, weights)
+        margins.append(scale * product / norm)
+        slopes.append(
+            [scale * (float(row[k]) / norm - product * pulled[k] / norm**3) for k in range(size)]
+        )
+    return np.array(margins), np.array(slopes)
+
+
+def fit_simplex_nonlinear(
+    margins_and_slopes: Callable[[int, Array], tuple[Array, Array]],
+    mask: Array,
+    *,
+    prior: Array,
+    strength: float,
+    tolerance: float = 1e-10,
+) -> NonlinearFit:
+    """A stationary point of Σ_j -mask_j log σ(m_j(w)) - λ Σ_k w̄_k log w_k, downhill from w̄."""
+    fits = []
+    for user in range(len(mask)):
+
+        def value(w: Array, user: int = user) -> float:
+            margins, _ = margins_and_slopes(user, w)
+            losses = [-float(mask[user][j]) * log_sigmoid(m) for j, m in enumerate(margins)]
+            barrier = [float(prior[k]) * math.log(w[k]) for k in range(len(prior))]
+            return math.fsum(losses) - strength * math.fsum(barrier)
+
+        def gradient(w: Array, user: int = user) -> Array:
+            margins, slopes = margins_and_slopes(user, w)
+            pulls = [float(mask[user][j]) * sigmoid(-m) for j, m in enumerate(margins)]
+            return np.array(
+                [
+                    -math.fsum(pull * float(slopes[j][k]) for j, pull in enumerate(pulls))
+                    - strength * float(prior[k]) / float(w[k])
+                    for k in range(len(prior))
+                ]
+            )
+
+        weights = _exponentiated_gradient_descent(value, gradient, np.array(prior), tolerance)
+        fits.append((weights, gap_of(gradient(weights), weights)))
+    return NonlinearFit(*(np.array(column) for column in zip(*fits, strict=True)))
 
 
 def exponentiated_gradient(log_q: Array, utilities: Array, *, step_size: float) -> Array:
