@@ -5,6 +5,7 @@ one user, D attributes.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -24,7 +25,8 @@ PRIOR_SPREADS = (0.25, 0.5, 1.0, 2.0, 4.0)
 MOST_ATTRIBUTES = 32
 # Rounds of EM: on electricity the mean moves by under a thousandth of its size after half of them.
 EM_ROUNDS = 200
-NEWTON_STEPS = 20
+# From far away, and where the last round of EM ended: its next prior differs little.
+NEWTON_STEPS, WARM_NEWTON_STEPS = 20, 2
 STEP_LENGTHS = tuple(0.5**power for power in range(8))
 
 
@@ -59,7 +61,16 @@ def user_weights(rows: _UserRows, population: Population) -> tuple[Array, Array]
     Returns:
         Weights [U, D] and covariances [U, D, D].
     """
-    return jax.vmap(_newton, in_axes=(0, 0, None))(rows.differences, rows.mask, population)
+    start = jnp.broadcast_to(population.mean, (len(rows.mask), len(population.mean)))
+    return _all_newton(rows, population, start, NEWTON_STEPS)
+
+
+def _all_newton(
+    rows: _UserRows, population: Population, start: Float[Array, "U D"], steps: int
+) -> tuple[Array, Array]:
+    fit = partial(_newton, population=population, steps=steps)
+    weights, covariances = jax.vmap(fit)(rows.differences, rows.mask, start=start)
+    return weights, covariances
 
 
 @jax.jit
@@ -80,16 +91,20 @@ def mixed_logit_population(rows: _UserRows) -> Population:
     share = seen / jnp.sum(seen)
     width = rows.differences.shape[2]
 
-    def em_round(population: Population, _: None) -> tuple[Population, None]:
-        weights, covariances = user_weights(rows, population)
+    def em_round(
+        state: tuple[Population, Float[Array, "U D"]], _: None
+    ) -> tuple[tuple[Population, Float[Array, "U D"]], None]:
+        population, weights = state
+        weights, covariances = _all_newton(rows, population, weights, WARM_NEWTON_STEPS)
         mean = share @ weights
         centred = weights - mean[None, :]
         scatter = jnp.einsum("u,ui,uj->ij", share, centred, centred)
         covariance = scatter + jnp.einsum("u,uij->ij", share, covariances)
-        return Population(mean, covariance), None
+        return (Population(mean, covariance), weights), None
 
     start = Population(jnp.zeros(width), jnp.eye(width))
-    population, _ = jax.lax.scan(em_round, start, None, length=EM_ROUNDS)
+    weights, _ = user_weights(rows, start)
+    (population, _), _ = jax.lax.scan(em_round, (start, weights), None, length=EM_ROUNDS)
     return population
 
 
@@ -183,7 +198,12 @@ _fit_users = jax.jit(user_weights)
 
 
 def _newton(
-    differences: Float[Array, "n D"], mask: Float[Array, "n"], population: Population
+    differences: Float[Array, "n D"],
+    mask: Float[Array, "n"],
+    *,
+    population: Population,
+    start: Float[Array, "D"],
+    steps: int,
 ) -> tuple[Float[Array, "D"], Float[Array, "D D"]]:
     """Maximise Σ_j mask_j log σ(d_j·θ) + log N(θ; μ, Σ) for one user by damped Newton."""
     precision = jnp.linalg.inv(population.covariance)
@@ -204,7 +224,7 @@ def _newton(
         values = jax.vmap(lambda length: log_posterior(weights + length * direction))(lengths)
         return weights + lengths[jnp.argmax(values)] * direction, None
 
-    weights, _ = jax.lax.scan(step, population.mean, None, length=NEWTON_STEPS)
+    weights, _ = jax.lax.scan(step, start, None, length=steps)
     return weights, jnp.linalg.inv(negative_hessian(weights))
 
 
