@@ -65,7 +65,8 @@ def require_usable(folder: Path, config: RunConfig, *, resume: bool) -> None:
     held, wanted = _record(read_config(folder)), _record(config)
     for record in (held, wanted):
         # A run may go on with other devices, as long as its users stay in their blocks.
-        record["parallel"] = {"blocks": record["parallel"]["blocks"]}
+        if "parallel" in record:
+            record["parallel"] = {"blocks": record["parallel"]["blocks"]}
     difference = first_difference(held, wanted)
     if difference is not None:
         key, before, now = difference
@@ -79,7 +80,7 @@ def with_blocks(folder: Path, config: Config, num_devices: int) -> Config:
     """Give users the blocks that the run began with, or one a device where it begins."""
     if config.parallel.blocks is not None:
         return config
-    begun = read_config(folder) if (folder / CONFIG).exists() else None
+    begun = None if _is_empty(folder) or not (folder / CONFIG).exists() else read_config(folder)
     blocks = begun.parallel.blocks if isinstance(begun, Config) else None
     parallel = config.parallel.model_copy(update={"blocks": blocks or num_devices})
     return config.model_copy(update={"parallel": parallel})

@@ -32,7 +32,7 @@ CONFIG = """\
 data: {name: file, path: votes.jsonl}
 model: {name: pal_a, num_prototypes: 2, latent_width: 4, shared: {hidden_layers: 0}}
 training: {epochs: 2, batch_size: 32}
-selection: {prior_strength: [1.0], refit: false}
+selection: {prior_strength: [1.0], refit: false, personalize: always}
 evaluation: {shots: [0, 2], resamples: 100}
 """
 
@@ -472,7 +472,7 @@ RUN_DIRS = [
         "run's configuration damaged",
         f"{INTO} run",
         r"run/config\.yaml: not YAML",
-        {"run/config.yaml": half},
+        {"run/config.yaml": lambda text: text + b"model: ["},
     ),
     Case(
         "run of a newer paljax",

@@ -1,5 +1,6 @@
 """The command lines, one after the other, on small runs: what they write agrees with itself."""
 
+import itertools
 import json
 import shutil
 
@@ -15,7 +16,7 @@ SHOTS = [0, 2, 20]
 SCORES = {
     "accuracy", "accuracy_macro_user", "accuracy_worst_group", "accuracy_p10_user", "nll", "ece",
 }  # fmt: skip
-COUNTS = {"n", "n_users", "intervals"}
+COUNTS = {"n", "n_users", "intervals", "groups"}
 EPISODES = {"name": "episodes", "users_per_batch": 8, "most_comparisons": 8}
 # Model and learner of each run; all read the comparisons that `rows` writes for it.
 CASES = {
@@ -24,6 +25,7 @@ CASES = {
     "prompts": ({"name": "pal_b", "latent_width": 3}, {"name": "gradient"}),
     "texts": ({"name": "pal_a", "latent_width": 3}, {"name": "gradient"}),
 }
+PAIRS = list(itertools.combinations(range(12), 2))
 
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -43,8 +45,8 @@ def rows(case):
             row["chosen"], row["rejected"] = (
                 side.tolist() for side in ((left, right) if first else (right, left))
             )
-            if case == "texts":
-                low, high = sorted(generator.choice(12, 2, replace=False).tolist())
+            if case == "texts":  # each user judges a pair once
+                low, high = PAIRS[(7 * user + 5 * task) % len(PAIRS)]
                 chosen, rejected = (high, low) if user % 2 == 0 else (low, high)
                 row |= {"chosen": f"text {chosen}", "rejected": f"text {rejected}"}
             made.append(row)

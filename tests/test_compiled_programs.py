@@ -33,12 +33,18 @@ def finished(tmp_path, monkeypatch, quick_compilation):
     (tmp_path / "votes.jsonl").write_text("".join(lines), encoding="utf-8")
     (tmp_path / "config.yaml").write_text(CONFIG, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    loop._run_epoch.clear_cache()
+    loop._epoch_program.cache_clear()
+    compiled = []
+    whole = loop.epoch_program
+    monkeypatch.setattr(
+        loop, "epoch_program", lambda task: compiled.append(whole(task)) or compiled[-1]
+    )
     new_users._fit_linear.clear_cache()
     assert train.main(["--config", "config.yaml", "--run-dir", "run"]) == 0
+    return compiled
 
 
 def test_a_refit_and_every_number_of_support_comparisons_share_programs(finished):
     # The shared reward learns in shuffled batches, of which a refit has more; it has K = 1.
-    assert loop._run_epoch._cache_size() == 3
+    assert sum(program._cache_size() for program in set(finished)) == 3
     assert new_users._fit_linear._cache_size() == 2

@@ -14,7 +14,7 @@ from paljax.checkpoints import Checkpoints
 from paljax.config import load
 from paljax.data.prepare import prepare
 from paljax.reward.fits import build_model
-from paljax.reward.tasks import task_for
+from paljax.reward.tasks import learner_for, task_for
 from paljax.reward.trained_model import load_model
 from tests.kernels import twins
 
@@ -175,7 +175,8 @@ def test_a_killed_fit_ends_as_a_straight_one_bit_for_bit(run, tmp_path):
     comparisons, split = prepared.dataset.comparisons, prepared.split
     train, validation = (comparisons.select(split.rows(part)) for part in ("train", "validation"))
     model = build_model(config, 2, prepared.item_encoder, None)
-    task = task_for(config, prepared, "em", model, train, validation, epochs=6)
+    learner = learner_for(config, prepared, model)
+    task = task_for(config, prepared, "em", model, learner, train, validation, epochs=6)
     killed, straight = Log(last=5), Log()
 
     def fitted(folder, log):

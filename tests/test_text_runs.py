@@ -98,7 +98,14 @@ def test_the_other_commands_read_texts(folder, capsys, monkeypatch):
     assert "items, minilm: texts cut at 10 tokens: 1\n" in capsys.readouterr().out
     weights = pq.read_table(folder / "new.parquet").to_pydict()["weights"]
     assert np.argmax(weights[0]) != np.argmax(weights[1])
-    assert run("evaluate --run run --comparisons votes.jsonl --out scores.json") == 0
+    strangers = [row | {"user_id": "new " + row["user_id"]} for row in rows()]
+    support = {json.dumps(row) for row in rows(2)}
+    asked = [
+        row for row, told in zip(strangers, rows(), strict=True) if json.dumps(told) not in support
+    ]
+    write(folder / "asked.jsonl", asked)
+    command = "evaluate --run run --comparisons asked.jsonl --adapt new.jsonl --out scores.json"
+    assert run(command) == 0
     scores = json.loads((folder / "scores.json").read_text())
     assert scores["accuracy"] > 0.9, scores
     assert scores["encoding"] == {"items, minilm: texts cut at 10 tokens": 1}

@@ -24,7 +24,15 @@ def prepared_of(chosen, rejected, *, task_id=None, unseen=2):
     ).astype(object)
     parts[(users < unseen) & (place >= 25)] = "query"
     arrival = np.where(parts == "support", place, -1).astype(np.int32)
-    return Prepared(dataset, Split(parts, arrival), None, None, None)
+    return Prepared(
+        dataset,
+        Split(parts, arrival),
+        vote_split=None,
+        item_encoder=None,
+        prompt_encoder=None,
+        tables=None,
+        remarks={},
+    )
 
 
 def scored_of(prepared):

@@ -31,7 +31,7 @@ def test_an_effect_follows_the_indicators_of_its_number():
     trained = Trained(model, {"shared": {"Dense_0": {"kernel": kernel}}}, jnp.ones(1), 1.0)
     split = Split(np.full(4, "train", object), np.full(4, -1, np.int32))
     tables = encode_tables(dataset, encoder, None)
-    prepared = Prepared(dataset, split, encoder, None, tables)
+    prepared = Prepared(dataset, split, None, encoder, None, tables, remarks={})
 
     (shared,) = describe(trained, prepared, rows)
 
