@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from paljax.config.sections import ParallelSection
 
 # The module whose `run(settings, run_dir)` does a stage; imported when it is wanted.
-STAGES: Mapping[str, str] = {"reward": "paljax.reward.run", "policy": "paljax.policy.run"}
+STAGES: Mapping[str, str] = {
+    "reward": "paljax.reward.run",
+    "policy": "paljax.policy.run",
+    "stream": "paljax.reward.streamed",
+}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from paljax.config.policy import PolicyConfig
 from paljax.config.reading import RunConfig, load, parse, read_yaml
 from paljax.config.reward import Config, EMLearner, EpisodesLearner
 from paljax.config.sections import ExplicitProcesses, OneProcess, OptimizerSection
+from paljax.config.stream import StreamConfig
 
 __all__ = [
     "Config",
@@ -18,6 +19,7 @@ __all__ = [
     "PolicyConfig",
     "RandomSplits",
     "RunConfig",
+    "StreamConfig",
     "load",
     "parse",
     "read_yaml",

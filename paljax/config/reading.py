@@ -10,10 +10,15 @@ from pydantic import ValidationError
 from paljax.config.mistakes import first_mistake
 from paljax.config.policy import PolicyConfig
 from paljax.config.reward import Config
+from paljax.config.stream import StreamConfig
 from paljax.errors import UserError, nearest
 
-RunConfig = Config | PolicyConfig
-STAGES: Mapping[str, type[RunConfig]] = {"reward": Config, "policy": PolicyConfig}
+RunConfig = Config | PolicyConfig | StreamConfig
+STAGES: Mapping[str, type[RunConfig]] = {
+    "reward": Config,
+    "policy": PolicyConfig,
+    "stream": StreamConfig,
+}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from paljax import models
 from paljax.checkpoints import Checkpoints
 from paljax.config import Config
+from paljax.config.reward import ModelSection
 from paljax.data.dataset import Comparisons
 from paljax.data.encoders import Encoder
 from paljax.data.prepare import Prepared
@@ -64,22 +65,25 @@ def build_model(
     prompt_encoder: Encoder | None,
 ) -> PreferenceModel:
     """The configured model, or the shared-reward baseline where `num_prototypes` is None."""
-    section = config.model.model_dump(exclude={"name", "shared", "personal"})
-    shared_section = getattr(config.model, "shared", None)
-    shared = None if shared_section is None else shared_section.model_dump(exclude={"name"})
-    if config.model.name == "bradley_terry":
-        model = models.bradley_terry(**section)
-    elif num_prototypes is None:
-        model = models.bradley_terry(**(shared or {}))
-    else:
-        section["num_prototypes"] = num_prototypes
-        personal = config.model.personal
-        model = models.build(config.model.name, section, shared=shared, personal=personal)
+    model = configured_model(config.model, num_prototypes)
     return models.with_learned_vectors(
         model,
         items=item_encoder.learned_vectors(),
         prompts=prompt_encoder.learned_vectors() if prompt_encoder and model.uses_prompts else None,
     )
+
+
+def configured_model(section: ModelSection, num_prototypes: int | None) -> PreferenceModel:
+    """The model of a section on vectors, or its shared-reward baseline for None."""
+    values = section.model_dump(exclude={"name", "shared", "personal"})
+    shared_section = getattr(section, "shared", None)
+    shared = None if shared_section is None else shared_section.model_dump(exclude={"name"})
+    if section.name == "bradley_terry":
+        return models.bradley_terry(**values)
+    if num_prototypes is None:
+        return models.bradley_terry(**(shared or {}))
+    values["num_prototypes"] = num_prototypes
+    return models.build(section.name, values, shared=shared, personal=section.personal)
 
 
 def fit_candidates(fitting: Fitting, name: str, model: PreferenceModel) -> list[Candidate]:

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+from numpy.typing import NDArray
 
 from paljax.data.batches import Tables
-from paljax.data.blocks import Blocks
 from paljax.data.dataset import Comparisons
 from paljax.data.iterations import Choices, choices_by_user
 from paljax.data.prepare import Prepared
@@ -57,13 +58,23 @@ def of_best_start(scores: Scores) -> Scores:
 
 def judge_rows(
     model: PreferenceModel,
-    prepared: Prepared,
+    tables: Tables,
     validation: Comparisons,
-    blocks: Blocks,
+    rows: NDArray[np.int32],
     parallel: Parallel,
 ) -> Callable[[FitState], Scores]:
-    """Score validation comparisons for the users' weights of the state."""
-    rows = blocks.row[validation.user]
+    """Score validation comparisons for the users' weights of the state.
+
+    Args:
+        model: The preference model.
+        tables: What the comparisons index.
+        validation: The comparisons.
+        rows: Of the state's users, one for each comparison.
+        parallel: The devices that the state lies on.
+
+    Returns:
+        The judge.
+    """
 
     @jax.jit
     def scores(fitted: Fitted, logits: Float[Array, "n K"], tables: Tables) -> Scores:
@@ -73,7 +84,7 @@ def judge_rows(
 
     def judge(state: FitState) -> Scores:
         fitted = one_copy(fitted_by_gradient(state))
-        judged: Scores = scores(fitted, rows_of(state.user_logits, rows, parallel), prepared.tables)
+        judged: Scores = scores(fitted, rows_of(state.user_logits, rows, parallel), tables)
         return judged
 
     return judge

@@ -192,7 +192,7 @@ def _shuffles(
         snapshot=fitted_by_gradient,
         validate=None
         if validation is None
-        else judge_rows(model, prepared, validation, blocks, parallel),
+        else judge_rows(model, prepared.tables, validation, blocks.row[validation.user], parallel),
     )
 
 

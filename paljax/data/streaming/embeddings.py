@@ -1,0 +1,60 @@
+"""Embeddings in a memory map, of which only the rows that a batch needs are read."""
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paljax.errors import UserError
+
+
+class Embeddings:
+    """N rows of D numbers in an .npy file.
+
+    Args:
+        path: The file; float16, float32 or float64.
+        key: Of the configuration, for messages.
+
+    Raises:
+        UserError: If it can't be read as that.
+    """
+
+    def __init__(self, path: Path, *, key: str) -> None:
+        try:
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{key}: {str(path)!r} can't be read: {reason}") from None
+        wanted = isinstance(mapped, np.memmap) and mapped.ndim == 2 and mapped.dtype.kind == "f"
+        if not wanted or not mapped.size:
+            raise UserError(
+                f"{key}: {str(path)!r} holds {mapped.dtype} of shape {mapped.shape}, wanted rows "
+                "of floating-point numbers, [N, D]"
+            )
+        self._rows: NDArray[Any] = mapped
+        self._map: mmap.mmap = mapped._mmap
+        # Rows are wanted here and there: what lies behind one is not worth reading ahead.
+        self._map.madvise(mmap.MADV_RANDOM)
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return int(self._rows.shape[0])
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self._rows.shape[1])
+
+    def read(self, numbers: NDArray[np.int32]) -> NDArray[Any]:
+        """Copy rows, [..., D], as the file has them (float64 as float32).
+
+        The pages that held them are given back at once: they stay in the system's cache and are
+        none of this process's memory, which would else grow to the size of the file.
+        """
+        dtype = np.float16 if self._rows.dtype == np.float16 else np.float32
+        found = self._rows[numbers].astype(dtype, copy=False)
+        self._map.madvise(mmap.MADV_DONTNEED)
+        return found
