@@ -3,10 +3,11 @@
     pip install '.[bench]'
     python -m benchmarks.epochs
 
-PAL-A (d = 384, latent width 64, one hidden layer, K = 8) on 20,000 comparisons among 2,000 items by
-1,000 users, 64 to 1,024 comparisons a batch. paljax plans the epoch and runs it as training does;
+PAL-A (d = 384, latent width 64, one hidden layer, K = 8) on 20,000 comparisons by 1,000 users, 64
+to 1,024 comparisons a batch, among 200 items (as many as the statements of a conversation on Polis)
+or 2,000. paljax plans the epoch and runs it as training does, each distinct item of a batch once;
 torch loops over batches that are gathered beforehand (best) or built from rows by a DataLoader and
-a dictionary of users (published).
+a dictionary of users (published), and sends each comparison's items through the network.
 """
 
 from collections.abc import Callable
@@ -27,20 +28,21 @@ from paljax.learners.losses import LOSSES
 from paljax.learners.optimizers import PARAMETER_GROUPS, OptimizerSettings
 
 WIDTH, LATENT_WIDTH, NUM_PROTOTYPES = 384, 64, 8
-NUM_USERS, NUM_ITEMS, NUM_ROWS = 1000, 2000, 20_000
+NUM_USERS, NUM_ROWS = 1000, 20_000
+NUM_ITEMS = (200, 2000)
 BATCH_SIZES = (64, 256, 1024)
 
 
-def comparisons(num_rows: int) -> Comparisons:
+def comparisons(num_rows: int, num_items: int) -> Comparisons:
     """Random choices between different items."""
     generator = np.random.default_rng(0)
-    chosen = generator.integers(0, NUM_ITEMS, num_rows).astype(np.int32)
-    other = generator.integers(1, NUM_ITEMS, num_rows)
+    chosen = generator.integers(0, num_items, num_rows).astype(np.int32)
+    other = generator.integers(1, num_items, num_rows)
     return Comparisons(
         user=generator.integers(0, NUM_USERS, num_rows).astype(np.int32),
         prompt=np.full(num_rows, -1, np.int32),
         chosen=chosen,
-        rejected=((chosen + other) % NUM_ITEMS).astype(np.int32),
+        rejected=((chosen + other) % num_items).astype(np.int32),
         weight=np.ones(num_rows, np.float32),
         tie=np.zeros(num_rows, bool),
         task=np.arange(num_rows, dtype=np.int32),
@@ -136,10 +138,10 @@ def _batch(
     )
 
 
-def measure(batch_size: int, *, num_rows: int, rounds: int) -> dict[str, Any]:
+def measure(batch_size: int, *, num_items: int, num_rows: int, rounds: int) -> dict[str, Any]:
     """Seconds an epoch, and ratios to paljax."""
-    rows = comparisons(num_rows)
-    items = np.random.default_rng(1).normal(size=(NUM_ITEMS, WIDTH)).astype(np.float32)
+    rows = comparisons(num_rows, num_items)
+    items = np.random.default_rng(1).normal(size=(num_items, WIDTH)).astype(np.float32)
     training = training_rows(rows, label_smoothing=0.0, weight_by_user=False)
     timings = measuring.interleaved(
         {
@@ -151,6 +153,7 @@ def measure(batch_size: int, *, num_rows: int, rounds: int) -> dict[str, Any]:
     )
     return {
         "batch_size": batch_size,
+        "items": num_items,
         "timings": {name: timing.record() for name, timing in timings.items()},
         "ratios": {
             name: measuring.ratio(timings[name], timings["paljax"])._asdict()
@@ -165,14 +168,16 @@ def main() -> None:
     torch.set_num_threads(measuring.machine()["cores"])
     num_rows, rounds = (500, 2) if options.quick else (NUM_ROWS, 7)
     results = [
-        measure(batch_size, num_rows=num_rows, rounds=rounds)
+        measure(batch_size, num_items=num_items, num_rows=num_rows, rounds=rounds)
+        for num_items in (NUM_ITEMS[:1] if options.quick else NUM_ITEMS)
         for batch_size in (BATCH_SIZES[:1] if options.quick else BATCH_SIZES)
     ]
     print(
         measuring.table(
             [
                 {
-                    "B": str(result["batch_size"]),
+                    "items": f"{result['items']:,}",
+                    "B": f"{result['batch_size']:,}",
                     "paljax ms": f"{1e3 * result['timings']['paljax']['median_s']:.1f}",
                     "compile s": f"{result['timings']['paljax']['first_s']:.2f}",
                 }

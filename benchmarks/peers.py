@@ -1,10 +1,12 @@
 """The heads again in torch: as well as we can write them, and as the published code does it.
 
-Both have the parameters, the losses and the optimiser (AdamW, fused) of paljax's heads; B
-comparisons a batch, K prototypes, d latent width. The published form keeps each user's parameters
-in a dictionary, fetches them user by user, and reads the diagonal of a B x B matrix of
-similarities (PAL, arXiv 2406.08469, and its code). Functions close over parameters; a step is one
-call.
+Both have the parameters and the losses of paljax's heads; B comparisons a batch, K prototypes, d
+latent width. "Best" is eager with a table of users, one product for all prototypes and fused AdamW.
+"Published" does what the code of PAL (arXiv 2406.08469) does in its training step: users'
+parameters in a dictionary, fetched user by user and each a tensor of its own for AdamW in torch's
+default form; PAL-A projects every comparison's user point and takes norms of differences; PAL-B
+reads the diagonal of a B x B matrix of similarities. Its frame (Lightning, logging, the bound on
+points) is left out. Functions close over parameters; a step is one call.
 """
 
 import math
@@ -110,7 +112,7 @@ def pal_b_step(
         chosen, rejected = both.split(len(user))
         return ((chosen - rejected) * user).sum(dim=1)
 
-    return _step(batches, margin, leaves, users, bfloat16=bfloat16)
+    return _step(batches, margin, leaves, users, fused=not published, bfloat16=bfloat16)
 
 
 def pal_a_step(
@@ -122,7 +124,10 @@ def pal_a_step(
     published: bool,
     bfloat16: bool,
 ) -> Step:
-    """One training step of PAL-A with squared distances, the next batch at every call."""
+    """One training step of PAL-A, the next batch at every call.
+
+    Distances are squared, or plain as published.
+    """
     generator = torch.Generator().manual_seed(0)
     items = _mlp(widths, generator)
     prototypes = torch.randn(num_prototypes, widths[0], generator=generator).requires_grad_()
@@ -131,13 +136,12 @@ def pal_a_step(
     def margin(batch: Comparisons) -> Any:
         weights = users.of(batch)
         if published:
-            points = [_apply(items, side) for side in (batch.chosen, batch.rejected)]
-            projected = _apply(items, prototypes)
-            user = weights.to(projected.dtype) @ projected
+            user = _apply(items, weights @ prototypes)
             chosen, rejected = (
-                torch.diagonal(2 * point @ user.T) - (point**2).sum(dim=1) for point in points
+                torch.linalg.norm(_apply(items, side) - user, dim=1)
+                for side in (batch.chosen, batch.rejected)
             )
-            return chosen - rejected
+            return rejected - chosen
         everything = torch.cat([batch.chosen, batch.rejected, prototypes])
         points = _apply(items, everything)
         chosen, rejected, projected = points.split([len(weights), len(weights), num_prototypes])
@@ -145,7 +149,8 @@ def pal_a_step(
         user = weights.to(projected.dtype) @ projected
         return (difference * (2 * user - chosen - rejected)).sum(dim=1)
 
-    return _step(batches, margin, [*items, prototypes], users, bfloat16=bfloat16)
+    leaves = [*items, prototypes]
+    return _step(batches, margin, leaves, users, fused=not published, bfloat16=bfloat16)
 
 
 def _step(
@@ -154,11 +159,13 @@ def _step(
     leaves: list[Any],
     users: Weights,
     *,
+    fused: bool,
     bfloat16: bool,
 ) -> Step:
     for leaf in leaves:
         leaf.requires_grad_()
-    optimizer = torch.optim.AdamW([*leaves, *users.parameters()], lr=1e-3, fused=True)
+    everything = [*leaves, *users.parameters()]
+    optimizer = torch.optim.AdamW(everything, lr=1e-3, fused=True if fused else None)
     number = 0
 
     def step() -> float:
