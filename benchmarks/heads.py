@@ -27,6 +27,7 @@ from paljax.models import PreferenceModel
 
 NUM_USERS = 1000
 PEAK_SIZE = 4096
+SIZES = (256, 1024, 4096, 16384)
 
 
 class Head(NamedTuple):
@@ -251,12 +252,17 @@ def row(result: dict[str, Any]) -> dict[str, str]:
 
 def main() -> None:
     """Run the benchmark, print the table and write the JSON."""
-    options = measuring.options(__doc__, "heads").parse_args()
+    parser = measuring.options(__doc__, "heads")
+    sizes_help = "comparisons a batch (default: %(default)s)"
+    parser.add_argument(
+        "--batch-sizes", type=int, nargs="+", default=SIZES, metavar="B", help=sizes_help
+    )
+    options = parser.parse_args()
     torch.set_num_threads(measuring.machine()["cores"])
-    sizes = (64,) if options.quick else (256, 1024, 4096, 16384)
+    sizes = (64,) if options.quick else tuple(sorted(options.batch_sizes))
     results = []
     for head in heads(sizes, narrower=16 if options.quick else 1):
-        rounds = 3 if options.quick else 5 if head.batch_size > 4096 else 9
+        rounds = 3 if options.quick else 5 if head.batch_size >= 4096 else 9
         results.append(measure(head, rounds=rounds, peak_size=512 if options.quick else PEAK_SIZE))
         print(measuring.table([row(results[-1])]), flush=True)
     facts = {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
