@@ -118,7 +118,7 @@ def streaming_rows(record: dict[str, Any]) -> Iterable[Row]:
 
 
 ALL = (
-    Benchmark("startup", (), True, startup_rows),
+    Benchmark("startup", ("--rounds", "3"), True, startup_rows),
     Benchmark("users", ("--rounds", "5"), False, users_rows),
     Benchmark("new_users", ("--rounds", "5"), False, new_users_rows),
     Benchmark("e_step", ("--rounds", "7"), False, e_step_rows),

@@ -66,13 +66,15 @@ def runs(folder: Path) -> tuple[Callable[[], None], Callable[[], None], list[dic
 
 def main() -> None:
     """Run the benchmark, print the table and write the JSON."""
-    options = measuring.options(__doc__, "startup").parse_args()
+    parser = measuring.options(__doc__, "startup")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cold, warm, told = runs(Path(folder))
         contenders: dict[str, Callable[[], None]] = {"help": lambda: process(["--help"], None)}
         if not options.quick:
             contenders |= {"run, cold cache": cold, "run, warm cache": warm}
-        timings = measuring.interleaved(contenders, rounds=2 if options.quick else 5)
+        timings = measuring.interleaved(contenders, rounds=2 if options.quick else options.rounds)
     rows = [
         {
             "what": name,
