@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paljax import runs, stopping, storage
+from paljax import locking, runs, stopping, storage
 from paljax.checkpoints import Checkpoints
 from paljax.commands import on_terminal, say
 from paljax.config.policy import PolicyConfig
@@ -38,30 +38,33 @@ def run(config: PolicyConfig, run_dir: Path) -> None:
     started = time.perf_counter()
     problem = build_problem(config)
     task = policy_task(config, problem)
-    runs.open_run(run_dir, config)
-    watch = Stopwatch(runs.MetricsLog(run_dir / runs.METRICS_LOG))
-    folder = run_dir / runs.CHECKPOINTS / task.name
-    with stopping.noticed() as asked, Checkpoints(folder) as checkpoints:
-        progress = fit(
-            task,
-            jax.random.key(config.seed),
-            checkpoints=checkpoints,
-            log=watch,
-            say=say,
-            progress_bar=on_terminal(),
-            stop=asked,
-        )
-    pace = watch.pace(_responses_per_epoch(config, problem))
-    fitted = time.perf_counter()
-    metrics = _score(config, problem, progress, run_dir)
-    times = timing([pace])
-    times["responses_per_s"] = times.pop("comparisons_per_s")
-    metrics["timing"] = times | {
-        "fit_s": fitted - started,
-        "evaluate_s": time.perf_counter() - fitted,
-    }
-    storage.write_json(run_dir / runs.METRICS, metrics)
-    write_report([run_dir], run_dir / runs.REPORT)
+    with locking.held(run_dir):
+        # Another run may have been there while this one built its problem.
+        runs.require_usable(run_dir, config, resume=True)
+        runs.open_run(run_dir, config)
+        watch = Stopwatch(runs.MetricsLog(run_dir / runs.METRICS_LOG))
+        folder = run_dir / runs.CHECKPOINTS / task.name
+        with stopping.noticed() as asked, Checkpoints(folder) as checkpoints:
+            progress = fit(
+                task,
+                jax.random.key(config.seed),
+                checkpoints=checkpoints,
+                log=watch,
+                say=say,
+                progress_bar=on_terminal(),
+                stop=asked,
+            )
+        pace = watch.pace(_responses_per_epoch(config, problem))
+        fitted = time.perf_counter()
+        metrics = _score(config, problem, progress, run_dir)
+        times = timing([pace])
+        times["responses_per_s"] = times.pop("comparisons_per_s")
+        metrics["timing"] = times | {
+            "fit_s": fitted - started,
+            "evaluate_s": time.perf_counter() - fitted,
+        }
+        storage.write_json(run_dir / runs.METRICS, metrics)
+        write_report([run_dir], run_dir / runs.REPORT)
     for line in _summary(metrics):
         say(line)
 

@@ -20,6 +20,7 @@ from numpy.testing import assert_allclose
 
 from paljax import report, runs, score, train
 from paljax.config import load
+from paljax.locking import held
 from paljax.policy.problems import build_problem
 from paljax.policy.results import exact_scores, optima
 
@@ -156,29 +157,57 @@ def start(config: Path, run_dir: Path, cache: Path) -> Any:
     )
 
 
-def test_a_killed_run_ends_as_the_straight_run(tmp_path: Path) -> None:
+def assert_survives(tmp_path: Path, moments: list[tuple[int, float]]) -> int:
+    """Kill a run so long after so many epochs, go on, and compare; returns how many kills hit."""
     config, straight, killed = write(tmp_path), tmp_path / "straight", tmp_path / "killed"
     output, _ = (process := start(config, straight, tmp_path / "cache")).communicate(timeout=300)
     assert process.returncode == 0, output
-    for epochs in (3, 7):
+    hits = 0
+    for epochs, delay in moments:
         process = start(config, killed, tmp_path / "cache")
         log, deadline = killed / runs.METRICS_LOG, time.monotonic() + 300
-        while not log.exists() or log.read_bytes().count(b"\n") < epochs:
+        while (
+            not log.exists() or log.read_bytes().count(b"\n") < epochs
+        ) and process.poll() is None:
             assert time.monotonic() < deadline
-            assert process.poll() is None
             time.sleep(0.001)
+        time.sleep(delay)
         process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        output, _ = process.communicate()
+        assert process.returncode in (-signal.SIGKILL, 0), output
+        hits += process.returncode == -signal.SIGKILL
     output, _ = (process := start(config, killed, tmp_path / "cache")).communicate(timeout=300)
     assert process.returncode == 0, output
-    assert "continues after epoch" in output
     for name in (runs.METRICS_LOG, runs.CONFIG):
         assert (killed / name).read_bytes() == (straight / name).read_bytes(), name
     assert pq.read_table(killed / runs.POLICY).equals(pq.read_table(straight / runs.POLICY))
     left, right = metrics_of(killed), metrics_of(straight)
     assert left.pop("timing").keys() == right.pop("timing").keys()
     assert left == right
+    return hits
+
+
+def test_a_killed_run_ends_as_the_straight_run(tmp_path: Path) -> None:
+    assert assert_survives(tmp_path, [(3, 0.0), (7, 0.0)]) == 2
+
+
+@pytest.mark.slow
+def test_a_run_killed_all_the_time_ends_as_the_straight_run(tmp_path: Path) -> None:
+    """Wherever it hits: in steps, in writes, while it starts or is scored."""
+    generator = np.random.default_rng()
+    epochs = np.sort(generator.integers(0, CONFIG["training"]["epochs"] + 1, 25))
+    moments = [(int(number), generator.uniform(0, 1)) for number in epochs]
+    print("killed at (epochs, delay):", moments)
+    assert assert_survives(tmp_path, moments) >= 15
+
+
+def test_a_second_run_on_the_directory_refuses(tmp_path: Path, capsys: Any) -> None:
+    config = str(write(tmp_path))
+    with held(tmp_path / "run"):
+        before = sorted((tmp_path / "run").iterdir())
+        assert train.main(["--config", config, "--run-dir", str(tmp_path / "run")]) == 2
+        assert sorted((tmp_path / "run").iterdir()) == before
+    assert re.fullmatch(r".*is running there; wait for it.*\n", capsys.readouterr().err)
 
 
 class Case(NamedTuple):
