@@ -121,7 +121,8 @@ class Order:
             if self._read is None or self._read[0] != (number, window):
                 self._read = None  # two windows at once would be twice the memory
                 rows = _together([self._training_rows(int(group)) for group in groups])
-                generator = np.random.default_rng((self._seed, number, window))
+                # From 1: a zero at the end would make the seed that of the groups' order.
+                generator = np.random.default_rng((self._seed, number, 1 + window))
                 shuffled = rows.select(generator.permutation(len(rows.user)))
                 self._read = ((number, window), shuffled)
             return self._read[1]
