@@ -1,9 +1,10 @@
 """The section of a report on the checks that stand beside its accuracies."""
 
 from paljax.reporting import page
+from paljax.reporting.audit_results import Audit
 from paljax.reporting.drawing import Estimate, percent, signed
 from paljax.reporting.page import Html
-from paljax.reporting.results import Audit, Run
+from paljax.reporting.results import Run
 
 
 def audit(run: Run) -> Html:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from paljax.errors import UserError
-from paljax.reporting.results import Number, read_checked, read_config, read_lines
+from paljax.reporting.numbers import Number
+from paljax.reporting.results import read_checked, read_config, read_lines
 
 
 class PolicyScores(BaseModel):

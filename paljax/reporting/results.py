@@ -9,31 +9,21 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import yaml
 from jaxtyping import Float
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from paljax.errors import UserError
+from paljax.reporting.audit_results import Audit
+from paljax.reporting.group_results import CommonGround, Gap, Group, UserGains
+from paljax.reporting.numbers import Fraction, Number
 
 SHARED_REWARD = "bradley_terry"  # the baseline that every report compares with
 
 
-def _known(value: float | None) -> float | None:
-    """NaN and infinities say "no such number" as null does: the worst group where there is none."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _fraction(value: float | None) -> float | None:
-    if value is not None and not 0 <= value <= 1:
-        raise ValueError(f"{value:g} is no fraction: wanted a number from 0 to 1")
-    return value
-
-
-Number = Annotated[float | None, AfterValidator(_known)]
-Fraction = Annotated[Number, AfterValidator(_fraction)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -90,59 +80,6 @@ class Selection(BaseModel):
     candidates: list[Candidate] = []
 
 
-class LabelSwap(BaseModel):
-    """Accuracy where the two sides of every scored comparison are swapped."""
-
-    accuracy: float = Field(ge=0, le=1)
-    expected: float = Field(ge=0, le=1)
-
-
-class KnownDifference(BaseModel):
-    """A difference that is always there, with its interval."""
-
-    accuracy: float
-    interval: tuple[float, float]
-
-
-class ShuffledUsers(BaseModel):
-    """The gain over the shared reward where everybody is predicted as somebody else."""
-
-    gain: KnownDifference
-
-
-class FormatProbe(BaseModel):
-    """Accuracy of a probe that sees only the format of the two texts."""
-
-    accuracy: float = Field(ge=0, le=1)
-    interval: tuple[float, float]
-
-
-class FlipRate(BaseModel):
-    """Share of new users' answers that turn when all labels that they gave are turned."""
-
-    rate: float = Field(ge=0, le=1)
-    interval: tuple[float, float]
-
-
-class RepeatedPairs(BaseModel):
-    """Scored comparisons that the same person also made in training."""
-
-    n: int = Field(ge=0)
-    accuracy_on_others: Fraction = None
-
-
-class Audit(BaseModel):
-    """What `paljax.reward.audit` found."""
-
-    label_swap: LabelSwap
-    shuffled_users: ShuffledUsers
-    format_probe: FormatProbe | None = None
-    flip_rate: FlipRate | None = None
-    overlap: dict[str, int]
-    repeated_pairs: RepeatedPairs
-    ties: dict[str, int] = {}
-
-
 class Metrics(BaseModel):
     """metrics.json."""
 
@@ -190,15 +127,6 @@ class Prototype(BaseModel):
     least_preferred: list[Liked] = []
 
 
-class Group(BaseModel):
-    """Accuracy of each model (by name) on one group of comparisons."""
-
-    group: str
-    n: int = Field(ge=0)
-    accuracy: dict[str, Fraction]
-    intervals: dict[str, tuple[Number, Number] | None] = {}
-
-
 class Matching(BaseModel):
     """The data's own labels beside the prototypes, matched one to one."""
 
@@ -227,7 +155,10 @@ class Analysis(BaseModel):
     shared_effects: dict[str, float] = {}
     prototypes: list[Prototype] = []
     membership: Membership = Membership()
+    common_ground: CommonGround | None = None
     groups: list[Group] = []
+    gaps: dict[str, Gap] = {}  # by model
+    user_gains: UserGains | None = None
 
 
 class Logged(BaseModel):
@@ -301,6 +232,9 @@ def _check_prototypes(run: Run) -> None:
     if run.analysis.prototypes and len(run.analysis.prototypes) != wanted:
         found = len(run.analysis.prototypes)
         raise UserError(f"{file}: it describes {found} prototypes, users.parquet has {wanted}")
+    ground = run.analysis.common_ground
+    if ground is not None and any(len(item.rewards) != wanted for item in ground.all_items):
+        raise UserError(f"{file}: common_ground: wanted {wanted} rewards of every item")
     named = [run.analysis.shared_effects, *(p.effects for p in run.analysis.prototypes)]
     for effects in named:
         missing = set(run.analysis.attributes) - set(effects)

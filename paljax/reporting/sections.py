@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from paljax import figures
 from paljax.reporting import page
 from paljax.reporting.audit import audit
-from paljax.reporting.drawing import GRID, HALF_WIDTH, SERIES, Estimate, percent
+from paljax.reporting.common_ground import common_ground
+from paljax.reporting.drawing import GRID, SERIES, Estimate, percent
+from paljax.reporting.groups import by_group, grouping, is_grouped
 from paljax.reporting.page import Html
 from paljax.reporting.prototypes import prototypes, weight_space
 from paljax.reporting.results import SHARED_REWARD, Run, Scores
@@ -22,7 +22,6 @@ SCORES = {  # name in metrics.json: (column title, as a percentage, higher is be
     "nll": ("Log loss", False, False),
     "ece": ("Calibration error", False, False),
 }
-RESAMPLES = 1000
 
 
 def run_part(run: Run, title: str, kicker: str, prefix: str) -> Html:
@@ -33,10 +32,11 @@ def run_part(run: Run, title: str, kicker: str, prefix: str) -> Html:
         _baselines(run, prefix),
         _new_users(run, prefix),
         prototypes(run, prefix),
+        common_ground(run, prefix),
         weight_space(run, prefix),
         _learning(run, prefix),
         _calibration(run, prefix),
-        _groups(run, prefix),
+        by_group(run, prefix),
         audit(run),
         run_table(run),
     ]
@@ -80,9 +80,9 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
         given = metrics.unseen[most].support_per_user
         note = f"after {most} comparisons" if given is None else f"who gave {given:.1f} on average"
         facts.append(("New people", note, estimate(metrics.unseen[most])))
-    if _grouped(run):
+    if is_grouped(run):
         worst = estimate(metrics.test, "accuracy_worst_group")
-        facts.append(("Worst group", f"by {_grouping(run)}", worst))
+        facts.append(("Worst group", f"by {grouping(run)}", worst))
     tiles: list[tuple[str, str, str]] = []
     for label, note, found in facts:
         if found is not None:
@@ -270,94 +270,3 @@ def _calibration(run: Run, prefix: str) -> Html:
         ),
         half=True,
     )
-
-
-def _groups(run: Run, prefix: str) -> Html:
-    rows, how = _group_rows(run)
-    worst = "; ".join(
-        f"{display_name(name)} {percent(found)}"
-        for name, (test, _) in _models(run).items()
-        if _grouped(run)
-        and name in (run.metrics.model, SHARED_REWARD)
-        and (found := estimate(test, "accuracy_worst_group")) is not None
-    )
-    kind = _grouping(run)
-    parts = []
-    if rows:
-        parts.append(
-            page.picture(
-                figures.dots(rows, label="accuracy", width=HALF_WIDTH),
-                name=f"{prefix}groups",
-                title=f"Accuracy by {kind}",
-                description="; ".join(
-                    f"{label}: " + ", ".join(f"{m.name} {percent(m.estimate)}" for m in marks)
-                    for label, marks in rows
-                ),
-                how=how,
-            )
-        )
-    if worst:
-        parts.append(page.paragraph(f"Accuracy on the worst group: {worst}."))
-    parts.append(_worst_served(run))
-    title = f"By {kind}" if rows or worst else "Person by person"
-    return page.section(title, *parts, half=True) if any(parts) else Html("")
-
-
-def _grouping(run: Run) -> str:
-    return "strongest prototype" if run.metrics.groups == "prototype" else run.metrics.groups
-
-
-def _grouped(run: Run) -> bool:
-    """Tell whether there is more than one group: a single prototype groups nobody."""
-    return run.metrics.groups != "prototype" or run.users.weights.shape[1] > 1
-
-
-def _group_rows(run: Run) -> tuple[list[tuple[str, list[figures.Mark]]], str]:
-    if run.analysis.groups:
-        rows = []
-        for group in run.analysis.groups:
-            marks = []
-            for model, accuracy in group.accuracy.items():
-                if accuracy is not None:
-                    found = Estimate(accuracy, *(group.intervals.get(model) or ()))
-                    marks.append(figures.Mark(display_name(model), color(model), found))
-            rows.append((f"{group.group} (n = {group.n:,})", marks))
-        return rows, "A model is fair to these groups when its dots are level."
-    if run.metrics.groups != "prototype" or not _grouped(run):
-        return [], ""
-    strongest = run.users.weights.argmax(axis=1)
-    tested = ~run.users.unseen & np.isfinite(run.users.accuracy)
-    rows = []
-    for k in range(run.users.weights.shape[1]):
-        accuracies = run.users.accuracy[tested & (strongest == k)]
-        if len(accuracies):
-            name = display_name(run.metrics.model)
-            dot = figures.Mark(name, SERIES[k % len(SERIES)], _mean(accuracies))
-            rows.append((f"P{k + 1} ({len(accuracies)} people)", [dot]))
-    return rows, (
-        "Known people by the prototype that is strongest in them: the mean of their own "
-        "accuracies. A model is fair to these groups when the dots are level."
-    )
-
-
-def _mean(values: np.ndarray) -> Estimate:
-    """Return a mean over users with its 95 % percentile bootstrap interval."""
-    picks = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
-    return Estimate(float(values.mean()), float(low), float(high))
-
-
-def _worst_served(run: Run, count: int = 8) -> Html:
-    users = run.users
-    order = np.argsort(users.accuracy, kind="stable")  # NaN last
-    rows = [
-        [users.user_id[u], f"{100 * users.accuracy[u]:.1f} %", f"P{users.weights[u].argmax() + 1}",
-         f"{users.weights[u].max():.2f}"]
-        for u in order[:count] if np.isfinite(users.accuracy[u])
-    ]  # fmt: skip
-    header = ["Person", "Accuracy", "Strongest", "Its weight"]
-    caption = "The people whose choices are predicted worst"
-    if not rows:
-        return Html("")
-    table = page.table(caption, header, rows)
-    return page.details(caption, table) if _grouped(run) else table

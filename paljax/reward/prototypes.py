@@ -38,12 +38,7 @@ def describe(trained: Trained, prepared: Prepared, rows: Comparisons) -> list[di
         numbers); most_preferred and least_preferred, items with their reward in nats relative to
         the mean item.
     """
-    items = np.concatenate([rows.chosen, rows.rejected])
-    prompts = np.maximum(np.concatenate([rows.prompt, rows.prompt]), 0)
-    pairs = np.unique(np.stack([items, prompts], axis=1), axis=0)
-    if len(pairs) > SAMPLE_SIZE:
-        pairs = np.random.default_rng(0).choice(pairs, SAMPLE_SIZE, replace=False)
-    items, prompts = pairs.T
+    items, prompts = _looked_at(rows)
     inputs = gather(prepared.tables.items, jnp.asarray(items))
     rewards = _rewards_by_prototype(trained, prepared, inputs, prompts)
     centred = rewards - rewards.mean(axis=0)
@@ -60,12 +55,75 @@ def describe(trained: Trained, prepared: Prepared, rows: Comparisons) -> list[di
     ]
 
 
+def common_ground(
+    trained: Trained, prepared: Prepared, rows: Comparisons, shares: NDArray[Any]
+) -> dict[str, list[dict[str, Any]]] | None:
+    """Items on which the prototypes agree and disagree most.
+
+    A prototype's reward of an item is measured from its mean item, and prototypes count by their
+    share: one that nobody has says nothing about what people agree on.
+
+    Args:
+        trained: The model.
+        prepared: The data that it was trained on.
+        rows: Comparisons whose items (with their prompts) are looked at.
+        shares: Of the prototypes in the people, [K].
+
+    Returns:
+        liked, the items with the highest mean reward less its standard deviation over prototypes;
+        disliked, with the lowest mean plus standard deviation; disputed, with the largest standard
+        deviation. Each with its item, mean, spread (the standard deviation) and rewards [K], in
+        nats. None where there is one prototype, or items are numbers with names.
+    """
+    if trained.model.num_prototypes < 2 or attribute_names(prepared):
+        return None
+    items, prompts = _looked_at(rows)
+    inputs = gather(prepared.tables.items, jnp.asarray(items))
+    rewards = _rewards_by_prototype(trained, prepared, inputs, prompts)
+    rewards -= rewards.mean(axis=0)
+    weights = np.asarray(shares, np.float64) / np.sum(shares)
+    mean = rewards @ weights
+    spread = np.sqrt(((rewards - mean[:, None]) ** 2) @ weights)
+
+    def listed(score: NDArray[np.float64]) -> list[dict[str, Any]]:
+        first: dict[int, int] = {}  # an item may be there with several prompts
+        for place in np.argsort(-score, kind="stable"):
+            first.setdefault(int(items[place]), int(place))
+            if len(first) == NUM_LISTED:
+                break
+        return [
+            {
+                "item": _written(prepared.dataset.items, (), row),
+                "mean": float(mean[place]),
+                "spread": float(spread[place]),
+                "rewards": rewards[place].tolist(),
+            }
+            for row, place in first.items()
+        ]
+
+    return {
+        "liked": listed(mean - spread),
+        "disliked": listed(-(mean + spread)),
+        "disputed": listed(spread),
+    }
+
+
 def attribute_names(prepared: Prepared) -> tuple[str, ...]:
     """Names of the items' numbers, () where items have none or too many to look at."""
     width = prepared.item_encoder.num_attributes()
     if not 0 < width <= MOST_ATTRIBUTES:
         return ()
     return prepared.dataset.attributes or tuple(f"number {place + 1}" for place in range(width))
+
+
+def _looked_at(rows: Comparisons) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Items of some comparisons and their prompts, each pair once, at most SAMPLE_SIZE of them."""
+    items = np.concatenate([rows.chosen, rows.rejected])
+    prompts = np.maximum(np.concatenate([rows.prompt, rows.prompt]), 0)
+    pairs = np.unique(np.stack([items, prompts], axis=1), axis=0)
+    if len(pairs) > SAMPLE_SIZE:
+        pairs = np.random.default_rng(0).choice(pairs, SAMPLE_SIZE, replace=False)
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _rewards_by_prototype(

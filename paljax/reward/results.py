@@ -16,8 +16,9 @@ from paljax.data.splits import PARTS, UNUSED
 from paljax.evaluation import Scores, accuracy_by_user, accuracy_gain, calibration, score
 from paljax.matching import label_of_user, match_groups
 from paljax.reward.fits import Candidate
+from paljax.reward.groups import Judged, accuracy_gap, by_group, gains_by_group, gains_of_users
 from paljax.reward.predictors import Predictor, Trained, join
-from paljax.reward.prototypes import EFFECT_UNIT, attribute_names, describe
+from paljax.reward.prototypes import EFFECT_UNIT, attribute_names, common_ground, describe
 from paljax.storage import Table
 
 
@@ -82,7 +83,8 @@ def score_predictors(
 
     Returns:
         By name: test and unseen (by number of support comparisons) as `evaluation.score` gives
-        them; calibration on test; gain, where another model is the baseline, paired within users.
+        them; calibration on test; gap between the groups where there are two or more; gain, where
+        another model is the baseline, paired within users, with that of groups and of users.
     """
     settings = {"resamples": config.evaluation.resamples, "seed": config.seed}
     shots = config.evaluation.shots if len(scored.query.user) else []
@@ -109,8 +111,22 @@ def score_predictors(
                 test_margins[name], scored.test.user, num_users=len(prepared.dataset.users)
             ),
         }
+        if len(results[name]["test"]["groups"]) > 1:
+            results[name]["gap"] = accuracy_gap(
+                test_margins[name], scored.test.user, scored.test_groups, **settings
+            )
         if name != "bradley_terry" and "bradley_terry" in predictors:
             shared = query_margins["bradley_terry"]
+            judged = Judged(
+                test_margins[name],
+                test_margins["bradley_terry"],
+                scored.test.user,
+                scored.test_groups,
+            )
+            results[name]["gains"] = {
+                "groups": gains_by_group(judged, **settings),
+                "users": gains_of_users(judged, **settings),
+            }
             results[name]["gain"] = {
                 "test": accuracy_gain(
                     test_margins[name], test_margins["bradley_terry"], scored.test.user, **settings
@@ -229,6 +245,7 @@ def analysis(
     (shared,) = describe(baseline, prepared, looked_at)
     share = users.weights[~users.unseen].mean(axis=0)
     shown = tuple(dict.fromkeys((name, "bradley_terry")))
+    gains = results[name].get("gains", {"groups": {}, "users": None})
     return {
         "model": name,
         "baseline": "bradley_terry",
@@ -242,24 +259,12 @@ def analysis(
             for part, prototype in zip(share, prototypes, strict=True)
         ],
         "membership": _membership(trained, prepared, users),
-        "groups": _groups({model: results[model]["test"]["groups"] for model in shown}),
-    }
-
-
-def _groups(by_model: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Accuracy of the models on every group of the test part; none where there is one group."""
-    first = next(iter(by_model.values()))
-    if len(first) < 2:
-        return []
-    return [
-        {
-            "group": group,
-            "n": scores["n"],
-            "accuracy": {model: groups[group]["accuracy"] for model, groups in by_model.items()},
-            "intervals": {model: groups[group]["interval"] for model, groups in by_model.items()},
-        }
-        for group, scores in first.items()
-    ]
+        "common_ground": common_ground(trained, prepared, looked_at, share),
+        "groups": by_group({model: results[model]["test"]["groups"] for model in shown},
+                           gains["groups"]),
+        "gaps": {model: results[model]["gap"] for model in shown if "gap" in results[model]},
+        "user_gains": gains["users"],
+    }  # fmt: skip
 
 
 def user_labels(prepared: Prepared) -> list[str | None]:

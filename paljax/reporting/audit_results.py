@@ -1,0 +1,58 @@
+"""What metrics.json says of the checks beside every accuracy."""
+
+from pydantic import BaseModel, Field
+
+from paljax.reporting.numbers import Fraction
+
+
+class LabelSwap(BaseModel):
+    """Accuracy where the two sides of every scored comparison are swapped."""
+
+    accuracy: float = Field(ge=0, le=1)
+    expected: float = Field(ge=0, le=1)
+
+
+class KnownDifference(BaseModel):
+    """A difference that is always there, with its interval."""
+
+    accuracy: float
+    interval: tuple[float, float]
+
+
+class ShuffledUsers(BaseModel):
+    """The gain over the shared reward where everybody is predicted as somebody else."""
+
+    gain: KnownDifference
+
+
+class FormatProbe(BaseModel):
+    """Accuracy of a probe that sees only the format of the two texts."""
+
+    accuracy: float = Field(ge=0, le=1)
+    interval: tuple[float, float]
+
+
+class FlipRate(BaseModel):
+    """Share of new users' answers that turn when all labels that they gave are turned."""
+
+    rate: float = Field(ge=0, le=1)
+    interval: tuple[float, float]
+
+
+class RepeatedPairs(BaseModel):
+    """Scored comparisons that the same person also made in training."""
+
+    n: int = Field(ge=0)
+    accuracy_on_others: Fraction = None
+
+
+class Audit(BaseModel):
+    """What `paljax.reward.audit` found."""
+
+    label_swap: LabelSwap
+    shuffled_users: ShuffledUsers
+    format_probe: FormatProbe | None = None
+    flip_rate: FlipRate | None = None
+    overlap: dict[str, int]
+    repeated_pairs: RepeatedPairs
+    ties: dict[str, int] = {}
