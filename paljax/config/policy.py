@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 from annotated_types import Ge, Gt, MinLen
 from pydantic import Field, model_validator
 
-from paljax.config.sections import Section, Seed, Share, section_of
+from paljax.config.sections import PositiveShare, Section, Seed, Share, section_of
 from paljax.errors import nearest
 from paljax.learners.group_weights import GROUP_WEIGHTS
 from paljax.learners.objectives import OBJECTIVES
-from paljax.ranges import PositiveFloat, PositiveInt, Probability
+from paljax.ranges import Count, PositiveFloat, PositiveInt, Probability
+from paljax.text_functions import TEXT_FUNCTIONS
 
 # A table of all sequences is kept; 4 letters and 8 tokens are what fits a laptop.
 MOST_SEQUENCES = 200_000
@@ -39,6 +40,51 @@ class TabularPolicy(Section):
                 f"sequences of {self.length} tokens; wanted fewer letters or a smaller length"
             )
         return self
+
+
+class LoraSection(Section):
+    """Train low-rank parts of some layers only."""
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    targets: Annotated[list[str], MinLen(1)] = ["query", "value"]
+
+
+class CausalLMPolicy(Section):
+    """Texts that a causal language model writes after a prompt."""
+
+    name: Literal["causal_lm"] = "causal_lm"
+    model: str  # a name, a folder, a .bin or .gguf file, or a name on the hub
+    tokenizer: str | None = None  # where it is not beside the weights
+    revision: str | None = None  # on the hub
+    lora: LoraSection | None = None  # null: every parameter is trained
+    max_new_tokens: PositiveInt = 64
+    end_tokens: list[Count] | None = None  # a response ends after any; null: the model's own
+    # What responses are drawn from while learning; off 1, null, null the gradient is off-policy.
+    temperature: PositiveFloat = 1.0
+    top_k: PositiveInt | None = None
+    top_p: PositiveShare | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of products; logits are float32
+    checkpointing: bool = False  # recompute activations in the backward pass
+    unroll: PositiveInt = 1  # layers a step of the scan; more is faster on CPUs
+
+
+class PromptsSection(Section):
+    """What a language model goes on from."""
+
+    path: Annotated[str, Field(pattern=r"^[^\x00]+$")]  # .jsonl with `prompt`, or .txt, one a line
+    held_out: Share = 0.2  # never trained on; the policy is evaluated on them (0: on all)
+
+
+class RunRewards(Section):
+    """What the groups of a finished reward run want."""
+
+    name: Literal["run"] = "run"
+    run: Annotated[str, Field(pattern=r"^[^\x00]+$")]
+    by: Literal["prototypes", "users", "clusters", "labels"] = "prototypes"
+    num_clusters: PositiveInt = 2
+    least_people: PositiveInt = 1  # that a prototype needs to be kept
+    calibration: Annotated[int, Ge(2)] = 16  # responses of the reference policy a prompt
 
 
 class TableRewards(Section):
@@ -134,6 +180,22 @@ class PolicyEvaluationSection(Section):
 
     iterate: Literal["last", "average_weights", "average_policy"] = "average_weights"
     samples: Annotated[int, Ge(2)] = 1000  # fresh ones a prompt
+    # Functions of text that judge the responses of a language model beside the learned rewards;
+    # nothing is trained on them.
+    functions: list[str] = []
+
+    @model_validator(mode="after")
+    def _known_functions(self) -> Self:
+        for name in self.functions:
+            if name not in TEXT_FUNCTIONS:
+                raise ValueError(
+                    f"evaluation.functions: {name!r} is not known; {nearest(name, TEXT_FUNCTIONS)}"
+                )
+        return self
+
+
+# The policy whose responses a kind of rewards is about, where it is not a table of actions.
+_POLICY_OF = {"sequences": "tabular_autoregressive", "run": "causal_lm"}
 
 
 class PolicyConfig(Section):
@@ -141,12 +203,15 @@ class PolicyConfig(Section):
 
     stage: Literal["policy"] = "policy"
     seed: Seed = 0
-    rewards: Annotated[TableRewards | FileRewards | SequenceRewards, Field(discriminator="name")]
+    rewards: Annotated[
+        TableRewards | FileRewards | SequenceRewards | RunRewards, Field(discriminator="name")
+    ]
+    prompts: PromptsSection | None = None  # of a language model
     normalize: Literal["reference", "regret", "win_rate", "none"] = "reference"
     groups: GroupsSection = Field(default_factory=GroupsSection)
-    policy: Annotated[CategoricalPolicy | TabularPolicy, Field(discriminator="name")] = Field(
-        default_factory=CategoricalPolicy
-    )
+    policy: Annotated[
+        CategoricalPolicy | TabularPolicy | CausalLMPolicy, Field(discriminator="name")
+    ] = Field(default_factory=CategoricalPolicy)
     beta: PositiveFloat = 0.1  # of the KL, in the unit of the normalised rewards
     objective: ObjectiveSection = Field(default_factory=OBJECTIVE_SECTIONS["maxmin"])
     group_weights: GroupWeightsSection = Field(
@@ -160,13 +225,13 @@ class PolicyConfig(Section):
 
     @model_validator(mode="after")
     def _rewards_fit_the_policy(self) -> Self:
-        of_sequences = isinstance(self.rewards, SequenceRewards)
-        wanted = "tabular_autoregressive" if of_sequences else "categorical"
+        wanted = _POLICY_OF.get(self.rewards.name, "categorical")
         if self.policy.name != wanted:
             raise ValueError(
                 f"policy.name: {self.policy.name!r} does not go with rewards.name "
                 f"{self.rewards.name!r}; did you mean {wanted!r}?"
             )
+        _check_language_model(self)
         if isinstance(self.rewards, SequenceRewards) and isinstance(self.policy, TabularPolicy):
             letters = self.policy.letters
             for place, reward in enumerate(self.rewards.rewards):
@@ -177,3 +242,22 @@ class PolicyConfig(Section):
                             f"{nearest(letter, letters)}"
                         )
         return self
+
+
+def _check_language_model(config: PolicyConfig) -> None:
+    """What texts need, and what can't be done with them."""
+    if config.policy.name != "causal_lm":
+        if config.prompts is not None:
+            raise ValueError(f"prompts: a policy {config.policy.name!r} has none; leave them out")
+        if config.evaluation.functions:
+            raise ValueError("evaluation.functions: are of texts, for policy.name 'causal_lm'")
+        return
+    if config.prompts is None:
+        raise ValueError("key 'prompts' is missing: policy.name 'causal_lm' needs prompts.path")
+    if config.rollouts is None:
+        raise ValueError("rollouts: null is for actions that can be enumerated; give samples")
+    if config.evaluation.iterate == "average_policy":
+        raise ValueError(
+            "evaluation.iterate: 'average_policy' is for actions that can be enumerated; "
+            "choose one of 'last', 'average_weights'"
+        )

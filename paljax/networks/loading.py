@@ -12,6 +12,7 @@ from paljax.errors import UserError, nearest
 from paljax.networks import huggingface
 from paljax.networks.decoder_config import DecoderConfig
 from paljax.networks.gguf_files import load_gguf
+from paljax.networks.huggingface_config import CONFIG
 from paljax.networks.llama2c import load_llama2c
 from paljax.networks.tokenizers import (
     Tokenizer,
@@ -43,6 +44,7 @@ class LanguageModel(NamedTuple):
     config: DecoderConfig
     params: Any  # arrays on the host
     tokenizer: Tokenizer
+    files: tuple[Path, ...] = ()  # that decide what it computes
 
 
 def load_language_model(
@@ -89,12 +91,13 @@ def load_language_model(
 
 def _bin(path: Path, tokenizer: Path, dtype: Any) -> LanguageModel:
     config, params = load_llama2c(path, dtype=dtype)
-    return LanguageModel(config, params, load_llama2c_tokenizer(tokenizer, config.vocabulary))
+    pieces = load_llama2c_tokenizer(tokenizer, config.vocabulary)
+    return LanguageModel(config, params, pieces, (path, tokenizer))
 
 
 def _gguf(path: Path, dtype: Any) -> LanguageModel:
     config, params, metadata = load_gguf(path, dtype=dtype)
-    return LanguageModel(config, params, gguf_tokenizer(metadata))
+    return LanguageModel(config, params, gguf_tokenizer(metadata), (path,))
 
 
 def _folder(source: str, tokenizer: Path | None, revision: str | None, dtype: Any) -> LanguageModel:
@@ -104,7 +107,8 @@ def _folder(source: str, tokenizer: Path | None, revision: str | None, dtype: An
         raise UserError(f"{error}; among the models by name, {nearest(source, NAMED)}") from None
     config, params = huggingface.load(folder, dtype=dtype)
     path = tokenizer or folder / huggingface.TOKENIZER
-    return LanguageModel(config, params, load_huggingface_tokenizer(path))
+    files = (folder / CONFIG, *sorted(folder.glob("*.safetensors")), path)
+    return LanguageModel(config, params, load_huggingface_tokenizer(path), files)
 
 
 def _stories(downloads: Path, dtype: Any) -> LanguageModel:

@@ -88,6 +88,24 @@ def merge_lora(params: Params) -> Params:
     return {**params, "layers": {name: merged(layer) for name, layer in params["layers"].items()}}
 
 
+def low_rank_parts(params: Params) -> Params:
+    """LoRA's parts alone: all that training changes, and all that has to be saved."""
+    return {
+        "layers": {
+            name: {part: leaf for part, leaf in layer.items() if part in _PARTS}
+            for name, layer in params["layers"].items()
+            if "lora_a" in layer
+        }
+    }
+
+
+def with_parts(base: Params, parts: Params) -> Params:
+    """The model with low-rank parts of `low_rank_parts` beside its kernels."""
+    low_rank = parts["layers"]
+    layers = {name: layer | low_rank.get(name, {}) for name, layer in base["layers"].items()}
+    return {**base, "layers": layers}
+
+
 def without_lora(params: Params) -> Params:
     """Drop the low-rank parts: the model as it was before."""
     return {

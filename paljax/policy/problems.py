@@ -1,5 +1,6 @@
 """What a policy run is about: the policy, the groups and their rewards, from a configuration."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from paljax.learners.objectives import Groups
 from paljax.policies import Policy, Sequences, categorical, sequences, tabular_autoregressive
 from paljax.policy.reward_files import RewardTable, checked, read_rewards
 
+Take = Callable[[Any, Int[Array, "B"]], Any]  # (prompts, rows) -> those prompts
+
 
 class FiniteTables(NamedTuple):
     """All rewards of a problem whose actions can be enumerated, as they are optimised."""
@@ -32,15 +35,29 @@ class FiniteTables(NamedTuple):
     actions: tuple[str, ...]  # [Y], what they are called
 
 
+class Texts(NamedTuple):
+    """What a problem whose responses are texts has beside."""
+
+    decode: Callable[[Sequence[int]], str]
+    end_tokens: tuple[int, ...]
+    held_out: tuple[str, ...]  # prompts to evaluate on
+    prompts: Any  # the same as the policy takes them
+    rewards: Callable[[Any, Array, Array], Array]  # as `Rewards.of_responses`, in nats
+    scale: Float[Array, "K"] | None  # of the normalised rewards, nats; None: another normalisation
+    remarks: tuple[str, ...]  # what a person should know
+
+
 class Problem(NamedTuple):
     """A policy problem."""
 
     policy: Policy
     rewards: Rewards
     groups: Groups
-    prompts: Any  # a pytree of arrays with leading axis X
+    prompts: Any  # a pytree of arrays, those of X prompts with leading axis X
+    take: Take  # those of some rows
     prompt_weights: NDArray[np.float64]  # [X], summing to 1
     tables: FiniteTables | None  # where the actions can be enumerated
+    texts: Texts | None = None  # where they are texts
 
     @property
     def num_prompts(self) -> int:
@@ -49,7 +66,7 @@ class Problem(NamedTuple):
 
 
 def build_problem(config: PolicyConfig) -> Problem:
-    """The problem that a configuration describes.
+    """The problem that a configuration describes, where actions can be enumerated.
 
     Raises:
         UserError: If the rewards or the groups are wrong.
@@ -83,16 +100,22 @@ def build_problem(config: PolicyConfig) -> Problem:
         rewards=Rewards(of_responses, of_actions),
         groups=groups,
         prompts=jnp.arange(len(rewards)),
+        take=_take_rows,
         prompt_weights=table.prompt_weights,
         tables=FiniteTables(rewards, table.log_reference, actions),
     )
 
 
-def build_groups(section: GroupsSection, num_rewards: int) -> Groups:
+def build_groups(section: GroupsSection, num_rewards: int, *, least: int = 2) -> Groups:
     """The groups, checked against the number of rewards.
 
+    Args:
+        section: The configuration's.
+        num_rewards: K.
+        least: How many groups there must be; MaxMin is between two.
+
     Raises:
-        UserError: If there are fewer than two groups, or names, matrix and shares don't fit.
+        UserError: If there are fewer groups, or names, matrix and shares don't fit.
     """
     matrix = np.eye(num_rewards)
     if section.matrix is not None:
@@ -106,7 +129,7 @@ def build_groups(section: GroupsSection, num_rewards: int) -> Groups:
                 f"{num_rewards} rewards"
             )
     count = len(matrix)
-    if count < 2:
+    if count < least:
         raise UserError(
             f"groups: there is {count} group (K = {num_rewards} rewards); MaxMin is between two or "
             "more"
@@ -130,6 +153,10 @@ def build_groups(section: GroupsSection, num_rewards: int) -> Groups:
     return Groups(
         tuple(names), jnp.asarray(matrix, jnp.float32), jnp.asarray(shares / shares.sum())
     )
+
+
+def _take_rows(prompts: Any, rows: Int[Array, "B"]) -> Any:
+    return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), prompts)
 
 
 def _finite(config: PolicyConfig) -> tuple[RewardTable, Policy, tuple[str, ...]]:

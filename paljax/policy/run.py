@@ -1,5 +1,6 @@
 """A whole policy run: the problem, the fit, the scores, the report."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,35 +37,59 @@ def run(config: PolicyConfig, run_dir: Path) -> None:
         Stopped: If the run was asked to stop.
     """
     started = time.perf_counter()
-    problem = build_problem(config)
+    problem = _problem(config)
     task = policy_task(config, problem)
-    with locking.held(run_dir):
-        # Another run may have been there while this one built its problem.
+    with contextlib.ExitStack() as until_the_end:
+        until_the_end.enter_context(locking.held(run_dir))
+        # Another run may have been there while this one prepared its problem.
         runs.require_usable(run_dir, config, resume=True)
         runs.open_run(run_dir, config)
+        for remark in problem.texts.remarks if problem.texts else ():
+            say(remark)
         watch = Stopwatch(runs.MetricsLog(run_dir / runs.METRICS_LOG))
+        asked = until_the_end.enter_context(stopping.noticed())
         folder = run_dir / runs.CHECKPOINTS / task.name
-        with stopping.noticed() as asked, Checkpoints(folder) as checkpoints:
-            progress = fit(
-                task,
-                jax.random.key(config.seed),
-                checkpoints=checkpoints,
-                log=watch,
-                say=say,
-                progress_bar=on_terminal(),
-                stop=asked,
-            )
-        pace = watch.pace(_responses_per_epoch(config, problem))
-        fitted = time.perf_counter()
-        metrics = _score(config, problem, progress, run_dir)
-        times = timing([pace])
-        times["responses_per_s"] = times.pop("comparisons_per_s")
-        metrics["timing"] = times | {
-            "fit_s": fitted - started,
-            "evaluate_s": time.perf_counter() - fitted,
-        }
-        storage.write_json(run_dir / runs.METRICS, metrics)
-        write_report([run_dir], run_dir / runs.REPORT)
+        checkpoints = until_the_end.enter_context(Checkpoints(folder))
+        progress = fit(
+            task,
+            jax.random.key(config.seed),
+            checkpoints=checkpoints,
+            log=watch,
+            say=say,
+            progress_bar=on_terminal(),
+            stop=asked,
+        )
+        _conclude(config, problem, progress, run_dir, watch, started)
+
+
+def _problem(config: PolicyConfig) -> Problem:
+    if config.policy.name == "causal_lm":
+        from paljax.policy.text_problems import text_problem  # reads language models
+
+        return text_problem(config)
+    return build_problem(config)
+
+
+def _conclude(
+    config: PolicyConfig,
+    problem: Problem,
+    progress: Progress,
+    run_dir: Path,
+    watch: Stopwatch,
+    started: float,
+) -> None:
+    """Score what was fitted and write the results."""
+    pace = watch.pace(_responses_per_epoch(config, problem))
+    fitted = time.perf_counter()
+    metrics = _score(config, problem, progress, run_dir)
+    times = timing([pace])
+    times["responses_per_s"] = times.pop("comparisons_per_s")
+    metrics["timing"] = times | {
+        "fit_s": fitted - started,
+        "evaluate_s": time.perf_counter() - fitted,
+    }
+    storage.write_json(run_dir / runs.METRICS, metrics)
+    write_report([run_dir], run_dir / runs.REPORT)
     for line in _summary(metrics):
         say(line)
 
@@ -72,6 +97,7 @@ def run(config: PolicyConfig, run_dir: Path) -> None:
 def _score(
     config: PolicyConfig, problem: Problem, progress: Progress, run_dir: Path
 ) -> dict[str, Any]:
+    """The content of metrics.json, and the table of what the policy says."""
     iterate = config.evaluation.iterate
     # The average policy has no parameters; fresh responses then are those of averaged weights.
     params = progress.best["last" if iterate == "last" else "average_weights"]
@@ -87,16 +113,13 @@ def _score(
         },
         "problem": {"prompts": problem.num_prompts, "rewards": problem.groups.matrix.shape[1]},
         "parameters": int(sum(leaf.size for leaf in jax.tree.leaves(params))),
-        "sampled": results.sampled_scores(
-            problem,
-            params,
-            jax.random.fold_in(jax.random.key(config.seed), 1),
-            config.evaluation.samples,
-            config.beta,
-        ),
     }
-    if problem.tables is None:
-        return metrics | {"scores": metrics["sampled"], "comparisons": {}}
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    if problem.texts is not None:
+        return metrics | _score_texts(config, problem, params, key, run_dir)
+    metrics["sampled"] = results.sampled_scores(
+        problem, params, key, config.evaluation.samples, config.beta
+    )
     policy = _policy(problem, progress, params, iterate)
     alpha = getattr(config.objective, "alpha", DEFAULT_ALPHA)
     exact = results.optima(problem, config.beta, alpha)
@@ -117,6 +140,27 @@ def _score(
     table = results.policy_table(problem, policy, exact["maxmin"].policy)
     storage.write_table(run_dir / runs.POLICY, table)
     return metrics
+
+
+def _score_texts(
+    config: PolicyConfig, problem: Problem, params: Any, key: Any, run_dir: Path
+) -> dict[str, Any]:
+    from paljax.policy.text_results import text_scores
+
+    assert problem.texts is not None
+    found = text_scores(config, problem, params, key)
+    storage.write_table(run_dir / runs.SAMPLES, found.table)
+    return {
+        "problem": {
+            "prompts": problem.num_prompts,
+            "held-out prompts": len(problem.texts.held_out),
+            "rewards": problem.groups.matrix.shape[1],
+        },
+        "sampled": found.scores,
+        "scores": found.scores,
+        "comparisons": {results.REFERENCE: found.reference},
+        "texts": found.texts,
+    }
 
 
 def _policy(problem: Problem, progress: Progress, params: Any, iterate: str) -> Any:
@@ -151,5 +195,11 @@ def _summary(metrics: Mapping[str, Any]) -> list[str]:
 
     lines = [f"utilities of {', '.join(metrics['groups']['names'])}:"]
     lines.append(line(f"{metrics['objective']}, {metrics['iterate']}", metrics["scores"]))
-    lines += [line(f"exact {name}", block) for name, block in metrics["comparisons"].items()]
+    exact = "" if "texts" in metrics else "exact "
+    lines += [line(f"{exact}{name}", block) for name, block in metrics["comparisons"].items()]
+    for name, found in metrics.get("texts", {}).get("functions", {}).items():
+        lines.append(
+            f"  {name}: {found['mean']:.3f}, reference {found['reference']:.3f}; "
+            f"wins {100 * found['win_rate']:.1f} % ± {100 * found['win_rate_standard_error']:.1f}"
+        )
     return lines

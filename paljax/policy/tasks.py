@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -22,7 +21,7 @@ from paljax.learners.objectives import Groups, Objective, build_objective
 from paljax.learners.optimizers import annealing
 from paljax.loop import Task
 from paljax.parallel import on_devices
-from paljax.policy.problems import Problem
+from paljax.policy.problems import Problem, Take
 
 
 def policy_task(config: PolicyConfig, problem: Problem) -> Task:
@@ -67,7 +66,7 @@ def policy_task(config: PolicyConfig, problem: Problem) -> Task:
         name=config.objective.name,
         learner=learner,
         epoch_batches=epoch_batches,
-        to_batch=_to_batch,
+        to_batch=partial(_to_batch, problem.take),
         tables=problem.prompts,
         snapshot=_fitted,
         validate=None,
@@ -112,11 +111,9 @@ def _optimizer(config: PolicyConfig, problem: Problem, steps: int) -> PolicyOpti
     return PolicyOptimizer(transformation, schedule, section.learning_rate)
 
 
-def _to_batch(prompts: Any, batch: tuple[Any, Any]) -> PromptBatch:
+def _to_batch(take: Take, prompts: Any, batch: tuple[Any, Any]) -> PromptBatch:
     rows, weights = batch
-    return PromptBatch(
-        jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), prompts), rows, weights
-    )
+    return PromptBatch(take(prompts, rows), rows, weights)
 
 
 def _fitted(state: PolicyState) -> Any:

@@ -23,10 +23,28 @@ class PolicyScores(BaseModel):
     standard_errors: dict[str, float] = {}
     kl_standard_error: Number = None
     length: Number = None
+    at_full_length: Number = None
+    distinct: dict[str, float] = {}  # by n
     samples: int | None = None
     gap: Number = None
     group_weights: list[float] | None = None
     total_variation: Number = None
+
+
+class PolicyFunction(BaseModel):
+    """How a function of text judges the responses."""
+
+    mean: float
+    reference: float
+    win_rate: float
+    win_rate_standard_error: float
+
+
+class PolicyTexts(BaseModel):
+    """What a policy of texts wrote."""
+
+    functions: dict[str, PolicyFunction] = {}
+    examples: list[dict[str, str]] = []  # prompt, policy, reference
 
 
 class PolicyGroups(BaseModel):
@@ -49,6 +67,7 @@ class PolicyMetrics(BaseModel):
     scores: PolicyScores
     sampled: PolicyScores
     comparisons: dict[str, PolicyScores] = {}
+    texts: PolicyTexts | None = None
     timing: dict[str, Number] = {}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from paljax.reporting import page, policy_figures
 from paljax.reporting.page import Html
 from paljax.reporting.policy_results import PolicyRun, PolicyScores
+from paljax.reporting.policy_writing import writing
 from paljax.reporting.results import config_values
 
 SAME = 1e-6  # utilities that differ by less are those of one policy
@@ -34,6 +35,7 @@ def policy_part(run: PolicyRun, title: str, prefix: str) -> Html:
         _learning(run, prefix),
         _table(run),
         _wins(run),
+        *writing(run),
         _run(run),
     ]
     return Html(f"<article>\n{page.join([part for part in sections if part])}\n</article>")
@@ -77,7 +79,7 @@ def _tiles(run: PolicyRun) -> list[tuple[str, str, str]]:
 def _utilities(run: PolicyRun, prefix: str) -> Html:
     metrics = run.metrics
     names = metrics.groups.names
-    exact = bool(metrics.comparisons)
+    exact = metrics.texts is None and bool(metrics.comparisons)
     rows = [_row(f"This run: {_name(metrics.objective)}", metrics.scores, names, bold=True)]
     rows += [
         _row(f"{_name(name)}{'' if name == 'reference' else ', exact'}", scores, names, bold=False)
@@ -162,8 +164,9 @@ def _learning(run: PolicyRun, prefix: str) -> Html:
 def _table(run: PolicyRun) -> Html:
     metrics = run.metrics
     named = [(f"This run: {_name(metrics.objective)}", metrics.scores)]
-    named += [(f"{_name(name)}, exact", scores) for name, scores in _ordered(run)]
-    if metrics.comparisons:
+    exact = "" if metrics.texts is not None else ", exact"
+    named += [(f"{_name(name)}{exact}", scores) for name, scores in _ordered(run)]
+    if metrics.comparisons and metrics.texts is None:
         fresh = f"This run, {metrics.sampled.samples:,} fresh responses a prompt"
         named.append((fresh, metrics.sampled))
     rows = [

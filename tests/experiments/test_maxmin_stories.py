@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.maxmin_stories.prompts import MOST_OPENINGS, story_openings
-from experiments.maxmin_stories.true_rewards import TRUE_REWARDS
+from paljax.text_functions import TEXT_FUNCTIONS
 from tests.networks.conftest import stories  # noqa: F401  (a fixture)
 
 TEXTS = [
@@ -18,27 +18,27 @@ TEXTS = [
 
 
 def test_sentiments_are_opposite_and_in_the_right_direction():
-    positive, negative = (TRUE_REWARDS[name](TEXTS) for name in ("positive", "negative"))
+    positive, negative = (TEXT_FUNCTIONS[name](TEXTS) for name in ("positive", "negative"))
     assert positive[0] > 0.8
     assert positive[1] < -0.8
     np.testing.assert_array_equal(positive[2:], 0)
     np.testing.assert_array_equal(negative, -positive)
     # The example of VADER's own documentation.
-    documented = TRUE_REWARDS["positive"](["VADER is smart, handsome, and funny."])
+    documented = TEXT_FUNCTIONS["positive"](["VADER is smart, handsome, and funny."])
     np.testing.assert_allclose(documented, [0.8316], atol=1e-6)
 
 
 def test_shorter_is_more_concise():
-    assert TRUE_REWARDS["concise"](TEXTS).tolist() == [-10, -13, -6, 0]
+    assert TEXT_FUNCTIONS["concise"](TEXTS).tolist() == [-10, -13, -6, 0]
 
 
-@pytest.mark.parametrize("name", TRUE_REWARDS)
+@pytest.mark.parametrize("name", TEXT_FUNCTIONS)
 def test_one_number_a_text(name):
-    rewards = TRUE_REWARDS[name](TEXTS)
+    rewards = TEXT_FUNCTIONS[name](TEXTS)
     assert rewards.shape == (4,)
     assert rewards.dtype == np.float32
     assert np.isfinite(rewards).all()
-    assert TRUE_REWARDS[name]([]).shape == (0,)
+    assert TEXT_FUNCTIONS[name]([]).shape == (0,)
 
 
 def test_openings_are_many_distinct_and_reproducible():

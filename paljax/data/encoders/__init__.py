@@ -1,10 +1,12 @@
 """From items as they are written to the vectors that a model reads.
 
-An encoder concatenates parts: `numbers`, `item_id`, `minilm`, `transformers`. What a part learns,
+An encoder concatenates parts: `numbers`, `item_id`, `minilm`, `transformers`,
+`causal_lm`. What a part learns,
 it learns from the training comparisons alone. A new part is a file that says what is configured,
 how it is fitted and how it is read back (`part.Kind`), a line in `encoder.PARTS`, and a test.
 """
 
+from paljax.data.encoders.causal_lm import CausalLM
 from paljax.data.encoders.encoder import (
     PARTS,
     Encoder,
@@ -20,6 +22,7 @@ from paljax.data.encoders.transformers import Transformers
 
 __all__ = [
     "PARTS",
+    "CausalLM",
     "Encoder",
     "EncoderConfig",
     "ItemId",

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paljax.data.dataset import Table
+from paljax.data.encoders.causal_lm import CAUSAL_LM
 from paljax.data.encoders.item_id import ITEM_ID
 from paljax.data.encoders.minilm import MINILM
 from paljax.data.encoders.numbers import NUMBERS, StandardisedNumbers
@@ -23,6 +24,7 @@ PARTS: dict[str, Kind] = {
     "item_id": ITEM_ID,
     "minilm": MINILM,
     "transformers": TRANSFORMERS,
+    "causal_lm": CAUSAL_LM,
 }
 
 if TYPE_CHECKING:

@@ -1,9 +1,8 @@
-"""What the simulated groups of `maxmin_stories` truly want of a story: the rewards they vote by.
+"""Functions of texts that judge a policy beside its learned rewards; nothing is trained on them.
 
 As in MaxMin-RLHF (arXiv 2402.08925, section 5): positive sentiment against conciseness, and, a
-conflict that no policy can please both sides of, positive against negative sentiment. The policy
-never sees these; it is trained on what a reward model learned from the groups' comparisons, and
-judged by these. N texts.
+conflict that no policy can please both sides of, positive against negative sentiment. Simulated
+users of the experiments vote by them. N texts.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Rewards = NDArray[np.float32]
+from paljax.errors import UserError
+
+Values = NDArray[np.float32]
 
 
-def positive_sentiment(texts: Sequence[str]) -> Rewards:
+def positive_sentiment(texts: Sequence[str]) -> Values:
     """VADER's compound score of each text, in [-1, 1]; 0 for a text without words of sentiment.
 
     Source:
@@ -27,17 +28,17 @@ def positive_sentiment(texts: Sequence[str]) -> Rewards:
     return np.array(scores, np.float32)
 
 
-def negative_sentiment(texts: Sequence[str]) -> Rewards:
+def negative_sentiment(texts: Sequence[str]) -> Values:
     """The opposite of `positive_sentiment`."""
     return -positive_sentiment(texts)
 
 
-def conciseness(texts: Sequence[str]) -> Rewards:
+def conciseness(texts: Sequence[str]) -> Values:
     """Minus the number of words."""
     return np.array([-len(text.split()) for text in texts], np.float32)
 
 
-TRUE_REWARDS: dict[str, Callable[[Sequence[str]], Rewards]] = {
+TEXT_FUNCTIONS: dict[str, Callable[[Sequence[str]], Values]] = {
     "positive": positive_sentiment,
     "negative": negative_sentiment,
     "concise": conciseness,
@@ -46,6 +47,11 @@ TRUE_REWARDS: dict[str, Callable[[Sequence[str]], Rewards]] = {
 
 @cache
 def _analyzer() -> Any:
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-
+    try:
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    except ImportError:
+        raise UserError(
+            "sentiment is judged by VADER: install the extra 'experiments' "
+            "(pip install 'paljax[experiments]')"
+        ) from None
     return SentimentIntensityAnalyzer()

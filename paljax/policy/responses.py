@@ -1,0 +1,78 @@
+"""Responses drawn for many prompts, a block of prompts at a time, and what rewards make of them.
+
+X prompts, n responses of each, T tokens, K rewards.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from paljax.policies import Params, Policy
+from paljax.policy.text_policy import TextPrompts, take
+
+# Responses that are drawn in one call: what fits beside a model's cache of keys and values.
+_AT_ONCE = 512
+
+# (prompts, tokens [B n T], mask [B n T]) -> rewards [B n K]
+TextRewards = Callable[[TextPrompts, Array, Array], Float[Array, "B n K"]]
+
+
+class Responses(NamedTuple):
+    """Responses to every prompt, on the host."""
+
+    tokens: NDArray[np.int32]  # [X, n, T]
+    mask: NDArray[np.bool_]  # [X, n, T]
+    rewards: NDArray[np.float32]  # [X, n, K]
+    log_ratio: NDArray[np.float32]  # [X, n] to the reference, nats
+
+
+def draw_responses(
+    policy: Policy,
+    rewards: TextRewards,
+    params: Params,
+    reference: Params,
+    table: TextPrompts,
+    key: Any,
+    *,
+    samples: int,
+) -> Responses:
+    """Draw responses and score them.
+
+    Args:
+        policy: The policy.
+        rewards: What to score by.
+        params: Drawn from.
+        reference: Parameters that the log-ratio is to.
+        table: The prompts.
+        key: Of the draws; a prompt's place among the prompts decides its noise.
+        samples: n.
+
+    Returns:
+        The responses, prompts in order.
+    """
+    count = len(table.prompts.tokens)
+    at_once = min(count, max(1, _AT_ONCE // samples))
+
+    @jax.jit
+    def draw(
+        params: Params, reference: Params, table: TextPrompts, rows: Array, key: Any
+    ) -> tuple[Array, ...]:
+        prompts = take(table, rows)
+        drawn = policy.sample(params, key, prompts, samples)
+        log_reference = policy.log_probs(reference, prompts, drawn.tokens, drawn.mask)
+        scored = rewards(prompts, drawn.tokens, drawn.mask)
+        log_ratio = jnp.sum(drawn.log_probs - log_reference, axis=2)
+        return drawn.tokens, drawn.mask, scored, log_ratio
+
+    blocks = []
+    for start in range(0, count, at_once):
+        # The last block is filled up with its first prompts, so that there is one program.
+        rows = jnp.arange(start, start + at_once) % count
+        drawn = draw(params, reference, table, rows, jax.random.fold_in(key, start))
+        blocks.append([np.asarray(leaf)[: count - start] for leaf in drawn])
+    return Responses(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))

@@ -1,0 +1,195 @@
+"""The problem of a language model: prompts of a file, rewards of a reward run, calibrated once."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from paljax.config.policy import CausalLMPolicy, GroupsSection, PolicyConfig, RunRewards
+from paljax.data.encoders.causal_lm import open_language_model
+from paljax.errors import UserError, about
+from paljax.learners.fit_policy import Rewards
+from paljax.networks.causal_lm import Compute
+from paljax.networks.decoder_config import DecoderConfig
+from paljax.networks.loading import LanguageModel
+from paljax.networks.sampling import Prompts, Sampling
+from paljax.policies import Policy
+from paljax.policy import group_rewards as grouping
+from paljax.policy.language_model import Lora, language_model_policy, left_padded
+from paljax.policy.normalize_rewards import Calibration, apply, calibrate, require_usable
+from paljax.policy.problems import Problem, Texts, build_groups
+from paljax.policy.prompt_files import hold_out, read_prompts
+from paljax.policy.responses import Responses, TextRewards, draw_responses
+from paljax.policy.text_policy import TextPrompts, take, text_policy
+from paljax.policy.text_rewards import of_texts, prompt_inputs, require_same_model
+from paljax.reward.trained_model import load_model
+
+# Objectives that one group is enough for.
+_OF_ONE = ("utilitarian", "majority", "single")
+_NOTHING = Calibration(None, cast(Any, np.ones(1, np.float32)), None, None)  # until it is made
+
+
+def text_problem(config: PolicyConfig) -> Problem:
+    """The problem of a configuration whose policy is a language model.
+
+    The reference policy answers every prompt `rewards.calibration` times; what rewards are measured
+    by is frozen then.
+
+    Raises:
+        UserError: If the model, the prompts, the reward run or the groups are wrong.
+    """
+    section, source = config.policy, config.rewards
+    assert isinstance(section, CausalLMPolicy)
+    assert isinstance(source, RunRewards)
+    assert config.prompts is not None
+    path = Path(config.prompts.path)
+    texts = hold_out(read_prompts(path), config.prompts.held_out, seed=config.seed)
+    with about("policy.model"):
+        model = open_language_model(
+            section.model, tokenizer=section.tokenizer, revision=section.revision
+        )
+    with about(f"policy: {section.model}"):
+        policy = configured_policy(section, model.config, model.params)
+    wanted = _groups_of(source)
+    require_same_model(wanted, model, run=source.run)
+    groups = build_groups(
+        _filled(config.groups, wanted.groups),
+        len(wanted.groups.columns),
+        least=1 if config.objective.name in _OF_ONE else 2,
+    )
+    ends = end_tokens_of(section, model.config)
+    in_nats = of_texts(wanted, model.config, end_tokens=ends, run=source.run)
+    with about(path):
+        tables = [_table(model, wanted, part, section.max_new_tokens) for part in texts]
+    prompts, held_out = tables
+    reference = _answers(policy, in_nats, prompts, config, source.calibration)
+    require_usable(jnp.asarray(reference.rewards), wanted.groups.columns, kind=config.normalize)
+    calibration = calibrate(jnp.asarray(reference.rewards), kind=config.normalize, beta=config.beta)
+    return Problem(
+        policy=policy,
+        rewards=Rewards(partial(normalised, in_nats)),
+        groups=groups,
+        prompts=prompts._replace(calibration=calibration),
+        take=take,
+        prompt_weights=np.full(len(texts.train), 1 / len(texts.train)),
+        tables=None,
+        texts=Texts(
+            decode=model.tokenizer.decode,
+            end_tokens=ends,
+            held_out=texts.evaluation,
+            prompts=held_out,
+            rewards=in_nats,
+            scale=calibration.scale if config.normalize == "reference" else None,
+            remarks=tuple(_remarks(wanted.groups, reference, ends)),
+        ),
+    )
+
+
+def configured_policy(section: CausalLMPolicy, sizes: DecoderConfig, params: Any | None) -> Policy:
+    """The policy of a section, on `TextPrompts`.
+
+    Args:
+        section: The configuration's.
+        sizes: Of the network.
+        params: What training starts from, or their shapes; None: random ones.
+
+    Raises:
+        UserError: If LoRA or an end token does not fit the network.
+    """
+    lora_options = None
+    if section.lora is not None:
+        lora_options = Lora(section.lora.rank, section.lora.alpha, tuple(section.lora.targets))
+    made = language_model_policy(
+        sizes,
+        params,
+        max_tokens=section.max_new_tokens,
+        end_tokens=end_tokens_of(section, sizes),
+        lora_options=lora_options,
+        draw_from=Sampling(section.temperature, section.top_k, section.top_p),
+        compute=Compute(jnp.dtype(section.dtype).type, section.checkpointing, section.unroll),
+    )
+    policy = text_policy(made, low_rank=lora_options is not None)
+    jax.eval_shape(policy.init, jax.random.key(0))  # LoRA that does not fit is told here
+    return policy
+
+
+def end_tokens_of(section: CausalLMPolicy, sizes: DecoderConfig) -> tuple[int, ...]:
+    """Tokens that end a response."""
+    return sizes.end_tokens if section.end_tokens is None else tuple(section.end_tokens)
+
+
+def normalised(
+    in_nats: TextRewards, prompts: TextPrompts, tokens: Int[Array, "B n T"], mask: Array
+) -> Float[Array, "B n K"]:
+    """Rewards measured by the prompts' calibration."""
+    return apply(prompts.calibration, in_nats(prompts, tokens, mask))
+
+
+def _groups_of(source: RunRewards) -> grouping.GroupRewards:
+    return grouping.group_rewards(
+        load_model(Path(source.run)),
+        source.by,
+        num_clusters=source.num_clusters,
+        least_people=source.least_people,
+    )
+
+
+def _filled(section: GroupsSection, groups: grouping.Groups) -> GroupsSection:
+    """What the configuration leaves open about groups is as the reward run found it."""
+    found = {
+        "names": list(groups.names),
+        "matrix": groups.matrix.tolist(),
+        "shares": groups.people.tolist(),
+    }
+    if section.matrix is not None:  # other groups than the run's
+        found = {}
+    given = {key: value for key, value in section.model_dump().items() if value is not None}
+    return GroupsSection(**cast(Any, found | given))
+
+
+def _table(
+    model: LanguageModel, wanted: grouping.GroupRewards, texts: tuple[str, ...], max_tokens: int
+) -> TextPrompts:
+    lead = [] if model.config.bos_token is None else [model.config.bos_token]
+    ids = [lead + model.tokenizer.encode(text) for text in texts]
+    for text, row in zip(texts, ids, strict=True):
+        if max(row) >= model.config.vocabulary:
+            raise UserError(
+                f"prompt {text[:40]!r} has token {max(row)}; the model's vocabulary has "
+                f"{model.config.vocabulary}"
+            )
+    prompts: Prompts = left_padded(ids, context=model.config.context, max_tokens=max_tokens)
+    return TextPrompts(
+        prompts=prompts,
+        reward_inputs=prompt_inputs(wanted, texts),
+        calibration=_NOTHING,
+        language_model=jax.device_put(model.params),
+    )
+
+
+def _answers(
+    policy: Policy, in_nats: TextRewards, prompts: TextPrompts, config: PolicyConfig, samples: int
+) -> Responses:
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    params = jax.jit(policy.init)(key)
+    return draw_responses(policy, in_nats, params, params, prompts, key, samples=samples)
+
+
+def _remarks(groups: grouping.Groups, reference: Responses, ends: tuple[int, ...]) -> list[str]:
+    remarks = []
+    if groups.dropped:
+        remarks.append(f"left out, since nobody has them: {', '.join(groups.dropped)}")
+    last = np.take_along_axis(
+        reference.tokens, reference.mask.sum(axis=2, keepdims=True) - 1, axis=2
+    )
+    if not np.isin(last, ends).any():
+        count, length = last.size, reference.tokens.shape[2]
+        remarks.append(
+            f"policy.end_tokens: none of {count:,} responses of the reference ends with one of "
+            f"{list(ends)} within {length} tokens; all are cut there"
+        )
+    return remarks
