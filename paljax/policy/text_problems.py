@@ -105,7 +105,8 @@ def configured_policy(section: CausalLMPolicy, sizes: DecoderConfig, params: Any
         lora_options = Lora(section.lora.rank, section.lora.alpha, tuple(section.lora.targets))
     made = language_model_policy(
         sizes,
-        params,
+        # With LoRA the base comes with the prompts, and an initial state without it.
+        params if lora_options is None else None,
         max_tokens=section.max_new_tokens,
         end_tokens=end_tokens_of(section, sizes),
         lora_options=lora_options,

@@ -56,7 +56,7 @@ def of_texts(
         beside = jax.tree.map(
             lambda leaf: jnp.repeat(leaf, num_samples, axis=0), prompts.reward_inputs
         )
-        columns = groups.of_inputs((states - mean) / scale, beside)
+        columns = groups.of_inputs((states - mean[None]) / scale, beside)
         return columns.reshape(batch, num_samples, -1)
 
     return rewards

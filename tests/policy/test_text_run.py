@@ -1,0 +1,312 @@
+"""Whole runs of a language model on learned rewards: results, resume, lock, and what is wrong."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from paljax import locking, runs, stopping, train
+from paljax.config import load
+from paljax.data.encoders import causal_lm
+from paljax.networks import lora
+from paljax.policy.group_rewards import group_rewards
+from paljax.policy.tasks import policy_task
+from paljax.policy.text_problems import text_problem
+from paljax.policy.text_results import distinct, win_rate
+from paljax.reward.trained_model import load_model
+from tests import tiny_language_model
+from tests.tiny_language_model import WORDS
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+T = 6
+REWARD = {
+    "data": {"name": "file", "path": "votes.jsonl"},
+    "encoder": [{"name": "causal_lm", "model": "tiny", "pooling": "sum"}],
+    "model": {"name": "reward_mixture", "num_prototypes": 2, "hidden_layers": 0},
+    "learner": {"name": "em", "starts": 4},
+    "training": {"epochs": 60, "batch_size": 32, "patience": None},
+    "optimizer": {"learning_rate": {"networks": 0.05}},
+    "selection": {"personalize": "always", "prior_strength": [1.0], "refit": False},
+    "evaluation": {"shots": [0], "resamples": 100},
+}
+POLICY = {
+    "stage": "policy",
+    "seed": 3,
+    "rewards": {"name": "run", "run": "reward", "calibration": 4},
+    "prompts": {"path": "prompts.jsonl", "held_out": 0.4},
+    "policy": {"name": "causal_lm", "model": "tiny", "max_new_tokens": T},
+    "beta": 0.5,
+    "rollouts": {"samples": 4},
+    "optimizer": {"learning_rate": 0.003, "schedule": "constant"},
+    "training": {
+        "epochs": 4, "steps_per_epoch": 3, "prompts_per_batch": 3, "checkpoint_every": 1
+    },
+    "evaluation": {"iterate": "last", "samples": 4, "functions": ["concise"]},
+}  # fmt: skip
+LORA = {"policy": POLICY["policy"] | {"lora": {"rank": 2, "targets": ["query", "down"]}}}
+
+
+def votes() -> list[dict[str, str]]:
+    """Ten people who like the sun, and six who like the rain."""
+    random = np.random.default_rng(1)
+    rows = []
+    for user in range(16):
+        liked, other = ("sun", "rain") if user < 10 else ("rain", "sun")
+        for _ in range(10):
+            rest = [" ".join(random.choice(WORDS[2:], 3)) for _ in range(2)]
+            row = {"user_id": f"user {user}", "group": liked}
+            rows.append(row | {"chosen": f"{rest[0]} {liked}", "rejected": f"{other} {rest[1]}"})
+    return rows
+
+
+def write_lines(path: Path, records: Any) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in records), encoding="utf-8")
+
+
+def run(config: Any, run_dir: str, folder: Path) -> int:
+    (folder / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
+    return train.main(["--config", str(folder / "config.yaml"), "--run-dir", run_dir])
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: Any, quick_compilation: None) -> Path:
+    """A model, prompts, and a finished reward run."""
+    folder = tmp_path_factory.mktemp("texts")
+    tiny_language_model.write(folder / "tiny")
+    write_lines(folder / "votes.jsonl", votes())
+    prompts = ["the cat", "a dog", "the big dog ran", "a cat saw", "small dog"]
+    write_lines(folder / "prompts.jsonl", [{"prompt": text} for text in prompts])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PALJAX_DATA_DIR", str(folder / "data"))
+        assert run(REWARD, "reward", folder) == 0
+        assert run(POLICY, "straight", folder) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(begun: Path, tmp_path: Path, monkeypatch: Any) -> Path:
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PALJAX_DATA_DIR", str(tmp_path / "data"))
+    causal_lm._opened.cache_clear()
+    return tmp_path
+
+
+def configured(folder: Path, **changes: Any) -> Any:
+    (folder / "config.yaml").write_text(json.dumps(POLICY | changes), encoding="utf-8")
+    return load(folder / "config.yaml")
+
+
+def test_a_run_scores_fresh_responses_to_held_out_prompts(folder: Path) -> None:
+    metrics = json.loads((folder / "straight" / runs.METRICS).read_text())
+    assert metrics["problem"] == {"prompts": 3, "held-out prompts": 2, "rewards": 2}
+    assert sum(metrics["groups"]["shares"]) == pytest.approx(1)
+    reference = metrics["comparisons"]["reference"]
+    # Centred on the reference's own responses.
+    assert list(reference["utilities"].values()) == pytest.approx([0, 0], abs=1e-5)
+    assert reference["kl"] == pytest.approx(0, abs=1e-5)
+    assert metrics["scores"]["minimum"] == min(metrics["scores"]["utilities"].values())
+    table = pq.read_table(folder / "straight" / runs.SAMPLES).to_pydict()
+    assert table["policy"] == ["policy"] * 8 + ["reference"] * 8
+    assert len(set(table["prompt"])) == 2
+    concise = metrics["texts"]["functions"]["concise"]
+    assert concise["mean"] == pytest.approx(np.mean(table["concise"][:8]))
+    assert table["concise"] == [-len(text.split()) for text in table["response"]]
+    page = (folder / "straight" / runs.REPORT).read_text()
+    for words in ("What it writes", "Distinct-2", "nobody has chosen them", "concise"):
+        assert words in page, words
+    assert "exact" not in page.split("The numbers")[1].split("Win rates")[0]
+
+
+def test_a_run_that_was_stopped_ends_as_the_straight_run(folder: Path, monkeypatch: Any) -> None:
+    asked = iter([False, True])
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "noticed", lambda: _Noticed(lambda: next(asked)))
+        assert run(POLICY, "stopped", folder) == 0
+    assert not (folder / "stopped" / runs.METRICS).exists()
+    assert run(POLICY, "stopped", folder) == 0
+    for name in (runs.METRICS_LOG, runs.CONFIG):
+        left, right = (folder / each / name for each in ("stopped", "straight"))
+        assert left.read_bytes() == right.read_bytes(), name
+    left, right = (pq.read_table(folder / each / runs.SAMPLES) for each in ("stopped", "straight"))
+    assert left.equals(right)
+
+
+class _Noticed(NamedTuple):
+    ask: Any
+
+    def __enter__(self) -> Any:
+        return self.ask
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+
+def test_a_directory_that_is_in_use_is_refused(folder: Path, capsys: Any) -> None:
+    with locking.held(folder / "mine"):
+        assert run(POLICY, "mine", folder) == 2
+    assert re.search(r"mine: process \d+ on .* is running there", capsys.readouterr().err)
+
+
+def test_rewards_of_drawn_tokens_are_those_of_their_text(folder: Path) -> None:
+    problem = text_problem(configured(folder))
+    texts = ["sun happy the", "rain", "a small cat ran sun"]
+    ids = [[WORDS.index(word) + 3 for word in text.split()] for text in texts]
+    tokens, mask = np.zeros((1, 3, T), np.int32), np.zeros((1, 3, T), bool)
+    for place, row in enumerate(ids):
+        # The end token closes a response, and is no part of its text.
+        tokens[0, place, : len(row) + 1] = [*row, 2]
+        mask[0, place, : len(row) + 1] = True
+    prompts = problem.take(problem.prompts, jnp.array([1]))
+    rewards = problem.texts.rewards(prompts, jnp.asarray(tokens), jnp.asarray(mask))
+    groups = group_rewards(load_model(folder / "reward"))
+    np.testing.assert_allclose(rewards[0], groups(tuple(texts)), rtol=2e-4, atol=2e-4)
+    # Normalised: centred at the prompt, and one scale a column.
+    normal = problem.rewards.of_responses(prompts, jnp.asarray(tokens), jnp.asarray(mask))
+    calibration = prompts.calibration
+    expected = (rewards[0] - calibration.center) / calibration.scale
+    np.testing.assert_allclose(normal[0], expected, atol=1e-5)
+
+
+def test_with_lora_only_low_rank_parts_are_learned_and_kept(folder: Path) -> None:
+    config = configured(folder, **LORA)
+    problem = text_problem(config)
+    task = policy_task(config, problem)
+    state = jax.jit(task.learner.init)(jax.random.key(0))
+    names = {path[-1].key for path, _ in jax.tree_util.tree_flatten_with_path(state.params)[0]}
+    assert names == {"lora_a", "lora_b", "lora_scale"}
+    rows, weights = (jnp.asarray(each[0]) for each in task.epoch_batches(0))
+    step = jax.jit(lambda state, table: task.learner.step(
+        state, task.to_batch(table, (rows, weights))))  # fmt: skip
+    moved, metrics = step(state, task.tables)
+    # At the start a low-rank part changes nothing: the policy is its reference.
+    assert metrics["kl"] == pytest.approx(0, abs=1e-5)
+    layer = moved.params["layers"]["query"]
+    assert np.abs(layer["lora_b"]).max() > 0
+    np.testing.assert_array_equal(layer["lora_scale"], 8.0)
+    whole = lora.with_parts(task.tables.language_model, moved.params)
+    assert whole["layers"].keys() == task.tables.language_model["layers"].keys()
+    np.testing.assert_array_equal(lora.low_rank_parts(whole)["layers"]["query"]["lora_b"],
+                                  layer["lora_b"])  # fmt: skip
+    assert float(step(moved, task.tables)[1]["kl"]) != 0
+
+
+def test_an_end_that_never_comes_is_told(folder: Path, capsys: Any) -> None:
+    policy = POLICY["policy"] | {"end_tokens": []}
+    assert run(POLICY | {"policy": policy, "training": {"epochs": 1, "steps_per_epoch": 1}},
+               "endless", folder) == 0  # fmt: skip
+    told = [line for line in capsys.readouterr().out.splitlines() if "end_tokens" in line]
+    assert told == [
+        "policy.end_tokens: none of 12 responses of the reference ends with one of [] within 6 "
+        "tokens; all are cut there"
+    ]
+
+
+def test_one_reward_is_enough_for_the_single_reward_policy(folder: Path) -> None:
+    shared = REWARD | {"model": {"name": "bradley_terry"}, "learner": {"name": "gradient"}}
+    assert run(shared | {"training": {"epochs": 2}}, "shared", folder) == 0
+    single = {"rewards": {"name": "run", "run": "shared"}, "objective": {"name": "utilitarian"}}
+    problem = text_problem(configured(folder, **single))
+    assert problem.groups.matrix.shape == (1, 1)
+
+
+def test_win_rates_and_distinct_n_by_definition() -> None:
+    left, right = np.array([[1.0, 2.0], [0.0, 5.0]]), np.array([[1.0, 0.0, 3.0], [5.0, 5.0, 9.0]])
+    # First prompt: 1 ties, wins, loses; 2 wins, wins, loses. Second: 0 loses; 5 ties, ties, loses.
+    np.testing.assert_allclose(win_rate(left, right), [3.5 / 6, 1 / 6])
+    assert distinct(["a b a", "a b"], 1) == 2 / 5
+    assert distinct(["a b a", "a b"], 2) == 2 / 3
+    assert distinct(["a"], 2) == 0
+
+
+class Case(NamedTuple):
+    kind: str
+    changes: dict[str, Any]
+    line: str
+    prepare: Any = None
+
+
+def policy(**changes: Any) -> dict[str, Any]:
+    return {"policy": POLICY["policy"] | changes}
+
+
+def prompts(text: str, name: str = "p.jsonl") -> dict[str, Any]:
+    return {
+        "changes": {"prompts": {"path": name}},
+        "prepare": lambda folder: (folder / name).write_text(text, encoding="utf-8"),
+    }
+
+
+def other_words(folder: Path) -> None:
+    more = tuple(f"more{number}" for number in range(9))
+    tiny_language_model.write(folder / "wordy", words=WORDS + more)
+
+
+CASES = [
+    Case("empty file of prompts", line=r"p\.jsonl: there are no prompts in it", **prompts("\n")),
+    Case("no file of prompts", {"prompts": {"path": "none.jsonl"}}, r"none\.jsonl: can't be read"),
+    Case("prompts in a table", {"prompts": {"path": "p.csv"}},
+         r"p\.csv: unknown kind of prompts '\.csv'; choose one of '\.jsonl', '\.txt'"),
+    Case("prompt without its key", line=r"p\.jsonl: line 2: has no key 'prompt'",
+         **prompts('{"prompt": "a"}\n{"text": "b"}\n')),
+    Case("empty prompt", line=r"p\.jsonl: line 1: prompt is ' '", **prompts('{"prompt": " "}\n')),
+    Case("all held out", line=r"prompts\.held_out: 0\.9 leaves none of 1 prompts",
+         changes={"prompts": {"path": "p.txt", "held_out": 0.9}},
+         prepare=lambda folder: (folder / "p.txt").write_text("the cat\n")),
+    Case("prompts longer than the context",
+         line=r"p\.txt: prompt \d of \d has 51 tokens; with 6 new ones .* context of 48",
+         **prompts("the cat\n" * 1 + "a " * 50 + "\n", "p.txt")),
+    Case("no room for new tokens", policy(max_new_tokens=60), r"has \d tokens; with 60 new ones"),
+    Case("vocabulary that does not fit", policy(model="wordy"),
+         r"policy\.model: wordy: its tokenizer has 46 tokens, the model's vocabulary has 37",
+         other_words),
+    Case("reward run of another width", policy(model="wide"),
+         r"rewards\.run: reward reads embeddings of width 24, the policy's .* has width 32",
+         lambda folder: tiny_language_model.write(folder / "wide", hidden_size=32,
+                                                  head_dim=6)),
+    Case("reward run of another model", policy(model="other"),
+         r"rewards\.run: reward was trained on states of tiny, whose files are not those",
+         lambda folder: tiny_language_model.write(folder / "other", scale=0.5)),
+    Case("no reward run", {"rewards": {"name": "run", "run": "nowhere"}},
+         r"nowhere: no such run directory"),
+    Case("a policy run for rewards", {"rewards": {"name": "run", "run": "straight"}},
+         r"straight: is a run of stage 'policy'"),
+    Case("one group", {"groups": {"matrix": [[0.5, 0.5]]}}, r"groups: there is 1 group"),
+    Case("end token outside the vocabulary", policy(end_tokens=[37]),
+         r"policy: tiny: end token 37 is not in the model's vocabulary of 37"),
+    Case("LoRA of a layer that there is not",
+         policy(lora={"targets": ["querry"]}), r"no linear layer 'querry'; did you mean 'query'"),
+    Case("rank too large", policy(lora={"rank": 99}), r"rank: 99 does not fit layer 'query'"),
+    Case("no such model", policy(model="nowhere"), r"policy\.model: nowhere: no such folder"),
+    Case("unknown function", {"evaluation": {"functions": ["positiv"]}},
+         r"evaluation\.functions: 'positiv' is not known; did you mean 'positive'"),
+    Case("no prompts", {"prompts": None}, r"key 'prompts' is missing"),
+    Case("exact expectations of texts", {"rollouts": None}, r"rollouts: null is for actions"),
+    Case("the average of policies of texts", {"evaluation": {"iterate": "average_policy"}},
+         r"evaluation\.iterate: 'average_policy' is for actions"),
+    Case("rewards of texts for a table", {"policy": {"name": "categorical"}, "prompts": None},
+         r"policy\.name: 'categorical' does not go with .* did you mean 'causal_lm'"),
+    Case("a top p above 1", policy(top_p=1.5), r"policy\.top_p: 1\.5 is wrong"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind)
+def test_one_line_and_nothing_written(case: Case, folder: Path, capsys: Any) -> None:
+    if case.prepare is not None:
+        case.prepare(folder)
+    (folder / "config.yaml").write_text(json.dumps(POLICY | case.changes), encoding="utf-8")
+    before = sorted(folder.rglob("*"))
+    capsys.readouterr()
+    assert train.main(["--config", "config.yaml", "--run-dir", "new"]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1, line
+    assert re.search(case.line, line), line
+    assert sorted(folder.rglob("*")) == before
