@@ -25,7 +25,7 @@ STYLES = {
 
 
 def gain(row: dict[str, Any], group: str) -> tuple[float, float]:
-    """Gain over the reference by what a group truly wants, and its standard error, in deviations."""
+    """Gain over the reference by what a group truly wants and its error, in deviations."""
     found = row["true"][group]
     return found["gain_in_deviations"], found["gain_error_in_deviations"]
 

@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--betas", type=float, nargs="+", default=[0.5])
+    parser.add_argument("--betas", type=float, nargs="+", default=[0.5, 1.0])
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=["maxmin", "single"])
     parser.add_argument("--users", type=int, default=220)
     parser.add_argument("--per-user", type=int, default=60)
@@ -242,7 +242,9 @@ def main() -> None:
             settings.append(one_setting(split, seed, options))
             say(settings[-1])
             record = {
-                "options": {key: str(value) for key, value in vars(options).items()},
+                "options": {
+                    key: value for key, value in vars(options).items() if key not in ("runs", "out")
+                },
                 "config": {
                     name: yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
                     for name in ("reward", "policy")
