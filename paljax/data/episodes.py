@@ -48,49 +48,80 @@ class UserRows(NamedTuple):
 
 
 def part_users(
-    comparisons: Comparisons, *, most_comparisons: int, generator: np.random.Generator
+    comparisons: Comparisons,
+    *,
+    most_comparisons: int,
+    generator: np.random.Generator,
+    of_votes: bool = False,
 ) -> UserRows:
-    """Part every user's choice tasks at random into support and query.
+    """Part every user's choice tasks, or votes, at random into support and query.
 
     Each user's tasks, and the rows of each task, are shuffled, the first `most_comparisons`
     comparisons are kept, and the first s tasks are support, s uniform from 0 to one less than the
     user's tasks: a model that trains on such episodes serves new users at every stage.
 
+    Comparisons that are made of votes share them: parted by task, one vote would be in support and
+    query at once, and the model would learn to trust the support too much. Their votes are parted
+    instead, at least two of a user's into the query, and a pair with a vote on each side is left
+    out.
+
     Args:
         comparisons: Training comparisons.
         most_comparisons: n at most, in one episode; the shuffle brings others in later epochs.
         generator: Of the epoch.
+        of_votes: Whether the comparisons are made of votes, one of a user on an item.
 
     Returns:
-        The parted users; those without comparisons are left out. No task is on both sides.
+        The parted users; those without comparisons are left out. No task (vote) is on both sides.
     """
     luck = generator.random(comparisons.task.max() + 1)[comparisons.task]
     # Inside a task too: of one that is larger than an episode, each epoch shows another part.
     luck_of_row = generator.random(len(luck))
-    order = np.lexsort((luck_of_row, comparisons.task, luck, comparisons.user))
+    torn, in_support = np.zeros(len(luck), bool), np.zeros(len(luck), bool)
+    if of_votes:
+        sides = _sides_of_votes(comparisons, generator)
+        torn, in_support = sides[:, 0] != sides[:, 1], sides.all(axis=1)
+    order = np.lexsort((luck_of_row, comparisons.task, luck, torn, comparisons.user))
     user, task = comparisons.user[order], comparisons.task[order]
     is_first = np.diff(user, prepend=-1) != 0
     start = np.flatnonzero(is_first)
     number = np.cumsum(is_first) - 1
     place = np.arange(len(order)) - start[number]
-    # Tasks that have begun up to each row, counted from the user's first.
-    begun = np.cumsum(np.diff(task, prepend=-1) != 0)
-    task_place = begun - begun[start][number]
-    kept = place < most_comparisons
+    kept = (place < most_comparisons) & ~torn[order]
     num_users = len(start)
-    num_tasks = np.zeros(num_users, np.int64)
-    np.maximum.at(num_tasks, number[kept], task_place[kept] + 1)
-    support_tasks = (generator.random(num_users) * num_tasks).astype(np.int64)
+    if not of_votes:
+        # Tasks that have begun up to each row, counted from the user's first.
+        begun = np.cumsum(np.diff(task, prepend=-1) != 0)
+        task_place = begun - begun[start][number]
+        num_tasks = np.zeros(num_users, np.int64)
+        np.maximum.at(num_tasks, number[kept], task_place[kept] + 1)
+        support_tasks = (generator.random(num_users) * num_tasks).astype(np.int64)
+        in_support[order] = task_place < support_tasks[number]
 
     # A power of two where that is allowed: fits on more data then share a compiled step.
-    most = 1 << int(place[kept].max()).bit_length()
+    most = 1 << int(place.max()).bit_length()
     shape = (num_users, min(most, most_comparisons))
     rows, present = np.zeros(shape, np.int64), np.zeros(shape, bool)
     support = np.zeros(shape, bool)
     rows[number[kept], place[kept]] = order[kept]
     present[number[kept], place[kept]] = True
-    support[number[kept], place[kept]] = (task_place < support_tasks[number])[kept]
+    support[number[kept], place[kept]] = in_support[order[kept]]
     return UserRows(rows, present, support)
+
+
+def _sides_of_votes(comparisons: Comparisons, generator: np.random.Generator) -> NDArray[np.bool_]:
+    """Whether the votes on the chosen and on the rejected item are support, [n, 2]."""
+    items = np.stack([comparisons.chosen, comparisons.rejected], axis=1).astype(np.int64)
+    user = np.broadcast_to(comparisons.user[:, None], items.shape)
+    votes, vote = np.unique(user * (items.max() + 1) + items, return_inverse=True)
+    voter = votes // (items.max() + 1)
+    order = np.lexsort((generator.random(len(votes)), voter))
+    counts = np.bincount(voter)
+    rank = np.empty(len(votes), np.int64)
+    rank[order] = np.arange(len(votes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    # Uniform from none to all votes but two, without which there is no pair to predict.
+    num_support = (generator.random(len(counts)) * (counts - 1)).astype(np.int64)
+    return np.asarray((rank < num_support[voter])[vote].reshape(items.shape))
 
 
 def plan_episodes(
@@ -104,6 +135,7 @@ def plan_episodes(
     seed: int,
     epoch: int,
     num_devices: int = 1,
+    of_votes: bool = False,
 ) -> EpisodePlan:
     """Part an epoch's users into episodes and list the distinct items and prompts of each step.
 
@@ -117,13 +149,16 @@ def plan_episodes(
         seed: Of the data order.
         epoch: From 0.
         num_devices: D; each step's users are dealt to so many.
+        of_votes: Whether the comparisons are made of votes, which are then parted.
 
     Returns:
         The plan of D S batches, S of the first device and then S of the next; every user with
         comparisons is in one step of it, the same one for any D.
     """
     generator = np.random.default_rng((seed, epoch))
-    parted = part_users(comparisons, most_comparisons=most_comparisons, generator=generator)
+    parted = part_users(
+        comparisons, most_comparisons=most_comparisons, generator=generator, of_votes=of_votes
+    )
     num_users = len(parted.rows)
     steps = -(-num_users // users_per_batch)
     order = np.full(steps * users_per_batch, -1)

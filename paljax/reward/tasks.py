@@ -225,6 +225,7 @@ def _episodes(
             most_comparisons=section.most_comparisons,
             seed=config.seed,
             num_devices=parallel.num_devices,
+            of_votes=prepared.dataset.votes is not None,
         )
 
     # Of all that a refit learns from, so that it needs no program of its own.

@@ -5,7 +5,12 @@ import pytest
 
 from paljax.data.batches import Sizes, Tables
 from paljax.data.dataset import Comparisons
-from paljax.data.episodes import part_users, plan_episodes, to_episode_batch
+from paljax.data.episodes import (
+    _sides_of_votes,
+    part_users,
+    plan_episodes,
+    to_episode_batch,
+)
 
 NUM_ITEMS, NUM_PROMPTS = 13, 5
 NO_ROOM = Sizes(items=0, prompts=0, users=0)  # a plan takes what it needs
@@ -191,3 +196,73 @@ def test_a_batch_gathers_the_inputs_of_its_items_and_prompts():
     np.testing.assert_array_equal(batch.prompts, tables.prompts[step.prompts])
     np.testing.assert_array_equal(batch.query, step.query)
     assert to_episode_batch(Tables(tables.items, None), step).prompts is None
+
+
+def pairs_of_votes() -> Comparisons:
+    """Users' pairs of votes: the items of a user's pairs are votes, each in several pairs."""
+    generator = np.random.default_rng(3)
+    pairs = [
+        (user, *generator.permutation(2 + 2 * user)[:2]) for user in range(5) for _ in range(9)
+    ]
+    user, chosen, rejected = np.array(pairs, np.int32).T
+    count = len(pairs)
+    return Comparisons(
+        user=user,
+        prompt=np.full(count, -1, np.int32),
+        chosen=chosen,
+        rejected=rejected,
+        weight=np.ones(count, np.float32),
+        tie=np.zeros(count, bool),
+        task=np.arange(count, dtype=np.int32),
+    )
+
+
+@pytest.mark.parametrize("most_comparisons", [2, 5, 32])
+def test_no_vote_is_on_both_sides_and_pairs_across_are_left_out(most_comparisons):
+    given = pairs_of_votes()
+    supports, left_out = 0, 0
+    for seed in range(40):
+        made = part_users(
+            given,
+            most_comparisons=most_comparisons,
+            generator=np.random.default_rng(seed),
+            of_votes=True,
+        )
+        assert len(made.rows) == 5  # each user has a row, so that every epoch has as many steps
+        for user, (rows, present, support) in enumerate(zip(*made, strict=True)):
+            assert not np.any(support & ~present)
+            assert set(given.user[rows[present]]) <= {user}
+            assert len(set(rows[present])) == present.sum() <= most_comparisons
+            sides = [
+                {*given.chosen[rows[mask]], *given.rejected[rows[mask]]}
+                for mask in (support, present & ~support)
+            ]
+            assert not sides[0] & sides[1]
+            supports += support.sum()
+            left_out += 9 - present.sum()
+    assert supports > 50
+    assert left_out > 100
+
+
+def test_a_user_with_two_votes_has_them_in_the_query():
+    for seed in range(20):
+        made = part_users(
+            pairs_of_votes(),
+            most_comparisons=32,
+            generator=np.random.default_rng(seed),
+            of_votes=True,
+        )
+        assert made.present[0].sum() == 9
+        assert not made.support[0].any()
+
+
+def test_which_vote_is_support_is_uniform():
+    """Of V votes s are support, s uniform from 0 to V - 2: each (V - 2) / 2 V of the time."""
+    given, draws = pairs_of_votes(), 1500
+    own = given.user == 4
+    votes, place = np.unique([given.chosen[own], given.rejected[own]], return_index=True)
+    hits = np.zeros(len(votes))
+    for seed in range(draws):
+        sides = _sides_of_votes(given, np.random.default_rng(seed))[own]
+        hits += sides.T.ravel()[place]
+    np.testing.assert_allclose(hits / draws, (len(votes) - 2) / 2 / len(votes), atol=0.06)
