@@ -77,10 +77,12 @@ def part_users(
     luck = generator.random(comparisons.task.max() + 1)[comparisons.task]
     # Inside a task too: of one that is larger than an episode, each epoch shows another part.
     luck_of_row = generator.random(len(luck))
-    torn, in_support = np.zeros(len(luck), bool), np.zeros(len(luck), bool)
+    torn: NDArray[np.bool_] = np.zeros(len(luck), np.bool_)
+    in_support: NDArray[np.bool_] = np.zeros(len(luck), np.bool_)
     if of_votes:
         sides = _sides_of_votes(comparisons, generator)
-        torn, in_support = sides[:, 0] != sides[:, 1], sides.all(axis=1)
+        in_support = np.asarray(sides.all(axis=1))
+        torn = np.asarray(sides.any(axis=1) & ~in_support)
     order = np.lexsort((luck_of_row, comparisons.task, luck, torn, comparisons.user))
     user, task = comparisons.user[order], comparisons.task[order]
     is_first = np.diff(user, prepend=-1) != 0
