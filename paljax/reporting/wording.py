@@ -21,6 +21,7 @@ NAMES = {
     "per_user_logistic_regression": "Per-user logistic regression",
     "mixed_logit": "Gaussian mixed logit",
     "item_majority": "Item majority",
+    "user_and_item_intercepts": "User and item intercepts",
     "pal_as_published": "PAL as published",
     "reward_mixture": "Reward mixture",
 }
@@ -29,6 +30,7 @@ COLORS = {
     "mixed_logit": SERIES[2],
     "per_user_logistic_regression": SERIES[3],
     "item_majority": SERIES[5],
+    "user_and_item_intercepts": SERIES[6],
     "pal_as_published": SERIES[4],
     "constant": SERIES[7],
 }

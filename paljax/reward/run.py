@@ -15,7 +15,7 @@ from paljax.config import Config
 from paljax.data.prepare import Prepared, prepare
 from paljax.models import PreferenceModel, VectorInputs
 from paljax.report import write_report
-from paljax.reward import baselines, published, results
+from paljax.reward import baselines, intercepts, published, results
 from paljax.reward.audit import audit, failures
 from paljax.reward.fits import (
     Candidate,
@@ -214,6 +214,13 @@ def _predictors(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Pre
     parts = ("train", "validation") if config.selection.refit else ("train",)
     rows = prepared.dataset.comparisons.select(prepared.split.rows(*parts))
     predictors["item_majority"] = baselines.item_majority(rows, len(prepared.dataset.items))
+    if prepared.dataset.votes is not None and intercepts.are_yes_no(prepared.dataset.votes):
+        assert prepared.vote_split is not None
+        predictors["user_and_item_intercepts"] = intercepts.user_and_item_intercepts(
+            prepared.dataset.votes.select(prepared.vote_split.rows(*parts)),
+            num_users=len(prepared.dataset.users),
+            num_items=len(prepared.dataset.items),
+        )
     if fits.published is not None:
         predictors[published.NAME] = _predict(prepared, fits.published)
     features = _numbers(prepared)
