@@ -103,7 +103,11 @@ def test_a_resumed_stream_ends_as_the_straight_one_bit_for_bit(folder):
 
 def test_a_stream_trains_as_memory_does(folder):
     """The same rows as a plan with all items on the device end in the same parameters."""
-    settings = parse(config(folder, epochs=2, steps_per_epoch=6), where="test")
+    record = config(folder, epochs=2, steps_per_epoch=6)
+    # Dropout draws by the room for items, and rooms differ here. Where prototypes are projected as
+    # items are, the last bias changes nothing, and Adam makes steps of its gradient's rounding.
+    record["model"] |= {"dropout": 0.0, "user_point": "latent"}
+    settings = parse(record, where="test")
     found = fitted(settings, folder / "fit", Records())
     stream = open_stream(settings)
     task = stream_task(settings, stream, "fit", configured_model(settings.model, 2))
