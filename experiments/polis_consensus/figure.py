@@ -1,5 +1,9 @@
-"""The figure of results.json: for every conversation and rule, how many of each group agree."""
+"""The figure of results.json: for every conversation and rule, how many of each group agree.
 
+python -m experiments.polis_consensus.figure
+"""
+
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +41,13 @@ def _figure(results: dict[str, Any]) -> Any:
         _panel(axes, name, talk, talk["shortlists"][size])
     for axes in panels[max(0, len(talks) - COLUMNS) : len(talks)]:
         axes.set_xlabel("held-out people who agree with what was chosen")
-    found: dict[str, Any] = {}
-    for axes in panels[: len(talks)]:
-        handles, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    drawn.legend(found.values(), found, loc="outside upper left", ncols=4)
+    worst = panels[0].plot([], [], "-o", color=INK, markersize=8, linewidth=1)[0]
+    found = {"large dot and number: the group that agrees less, with its 95 % interval": worst}
+    for place, label in enumerate(("larger group", "smaller group")):
+        found[label] = panels[0].plot([], [], "o", color=SERIES[place], markersize=6)[0]
+    drawn.legend(found.values(), found, loc="outside lower left", ncols=3)
     drawn.suptitle(
-        "Who agrees with the statements that a rule chooses? The number is the worse-off group's "
-        "agreement.",
+        "How many people of each group agree with the statements that a rule chooses?",
         x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold",
     )  # fmt: skip
     return drawn
@@ -60,11 +63,9 @@ def _panel(axes: Any, name: str, talk: dict[str, Any], rows: dict[str, Any]) -> 
         axes.plot([low, high], [height] * 2, color=INK, linewidth=1, alpha=0.6, zorder=2)
         for place, (group, value) in enumerate(zip(groups, values, strict=True)):
             worst = group == row["worst_group"]
-            label = ("larger group", "smaller group")[min(place, 1)]
-            label += " (solid: the one that agrees less, with its 95 % interval)" if place else ""
             axes.plot(
                 [value], [height], "o", color=SERIES[place], markersize=8 if worst else 6,
-                alpha=1 if worst else 0.45, zorder=3, label=label if not height else None,
+                alpha=1 if worst else 0.45, zorder=3,
             )  # fmt: skip
         axes.text(
             1.01, height, f"{100 * row['worst']:.1f} %", va="center", color=INK,
@@ -77,3 +78,8 @@ def _panel(axes: Any, name: str, talk: dict[str, Any], rows: dict[str, Any]) -> 
     axes.grid(axis="x")
     people = " + ".join(f"{talk['people'][group]:,}" for group in groups)
     axes.set_title(f"{TITLES.get(name, name)} ({people} people)")
+
+
+if __name__ == "__main__":
+    here = Path(__file__).parent
+    draw(json.loads((here / "results.json").read_text(encoding="utf-8")), here / "figure.png")
