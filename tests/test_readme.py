@@ -45,9 +45,10 @@ def test_the_table_names_every_public_kernel():
 
 
 def test_the_configuration_is_valid():
-    reward, policy, stream = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    reward, policy, texts, stream = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     assert parse(yaml.safe_load(reward), where="README").model.num_prototypes == "auto"
     assert parse(yaml.safe_load(policy), where="README").objective.name == "maxmin"
+    assert parse(yaml.safe_load(texts), where="README").policy.name == "causal_lm"
     assert parse(yaml.safe_load(stream), where="README").data.num_users == 10_000_000
 
 
