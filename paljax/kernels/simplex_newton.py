@@ -234,11 +234,13 @@ def _lengthened(
 
     def undecided(search: tuple[Array, Array]) -> Array:
         descending, limit = search
-        return moving & (limit > STEP_RATIO * descending)
+        # A length that rounding has made 0 can't be lengthened by any factor.
+        return moving & (descending > 0) & (limit > STEP_RATIO * descending)
 
     def bisect(search: tuple[Array, Array]) -> tuple[Array, Array]:
         descending, limit = search
-        middle = jnp.sqrt(descending * limit)
+        # Two roots: the product of the lengths may be too small for float32.
+        middle = jnp.sqrt(descending) * jnp.sqrt(limit)
         wrong = jax.nn.sigmoid(-(state.derivatives.margins + middle[None] * changes))
         slope = -jnp.sum(sample_weights * wrong * changes, axis=0) - jnp.sum(
             barrier[:, None] * direction / (state.weights + middle[None] * direction), axis=0
