@@ -42,16 +42,18 @@ def layer_of(module: str) -> int:
     return max(found)[1]
 
 
+def is_module(name: str) -> bool:
+    path = PACKAGE.parent / name.replace(".", "/")
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
 def imports_of(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             modules = [f"{node.module}.{alias.name}" for alias in node.names]
-            names |= {
-                full if (PACKAGE.parent / f"{full.replace('.', '/')}.py").exists() else node.module
-                for full in modules
-            }
+            names |= {full if is_module(full) else node.module for full in modules}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     return names

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from paljax.kernels.simplex_blocks import SimplexFit, fit_from, fit_in_blocks
@@ -61,7 +62,8 @@ def fit_simplex(
         the gap reached, above `tolerance` where that was out of reach.
 
     Raises:
-        ValueError: If the shapes don't fit each other.
+        ValueError: If the shapes don't fit each other, or a strength that is known is not above 0;
+            under `jit` such a strength gives NaN.
 
     Source:
         paljax's design, section 2.3. Step length: the argument of self-concordant functions
@@ -128,7 +130,8 @@ def fit_simplex_nonlinear(
         comparisons gets exactly the prior.
 
     Raises:
-        ValueError: If the shapes don't fit each other.
+        ValueError: If the shapes don't fit each other, or a strength that is known is not above 0;
+            under `jit` such a strength gives NaN.
 
     Source:
         paljax's design, section 2.3.
@@ -205,3 +208,5 @@ def _check_shapes(
     for name, value in (("strength", strength), ("tolerance", tolerance)):
         if jnp.shape(value) != ():
             raise ValueError(f"{name} must be one number, got an array of shape {jnp.shape(value)}")
+    if not isinstance(strength, jax.core.Tracer) and not np.asarray(strength) > 0:
+        raise ValueError(f"strength must be above 0, got {strength}: it is the barrier, too")

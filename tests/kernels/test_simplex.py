@@ -438,3 +438,9 @@ def test_nonlinear_margins_of_a_wrong_shape() -> None:
     margins, mask = problem()
     with pytest.raises(ValueError, match="margin_fn gave margins of shape"):
         nonlinear(linear, margins[:, 1:], mask)
+
+
+@pytest.mark.parametrize("strength", [0.0, -1.0, np.nan])
+def test_a_strength_that_is_no_barrier_is_refused(strength: float) -> None:
+    with pytest.raises(ValueError, match="strength must be above 0"):
+        fit_simplex(np.ones((1, 2, 3)), np.ones((1, 2)), prior=np.ones(3) / 3, strength=strength)
