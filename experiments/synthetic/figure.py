@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/synthetic.png"))
     out = parser.parse_args().out
-    figure, axes = plt.subplots(figsize=(7, 0.6 + 0.45 * len(ROWS)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 0.6 + 0.45 * len(ROWS)), layout="constrained")
     for place, (setting, label) in enumerate(ROWS):
         record = json.loads((HERE / f"results-{setting}.json").read_text(encoding="utf-8"))
         score = record["scores"][SCORE]
@@ -40,9 +40,9 @@ def main() -> None:
     axes.axvline(WANTED, color="#777777", linestyle=":", label=f"wanted: {100 * WANTED:.0f} %")
     axes.set_yticks(range(len(ROWS)), [label for _, label in ROWS])
     axes.set_ylim(len(ROWS) - 0.4, -0.6)
-    axes.set_xlabel("accuracy on unseen pairs of seen users (noise-free, so 100 % is possible)")
+    axes.set_xlabel("accuracy on unseen pairs of seen users (no noise)")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower left", frameon=False)
+    axes.legend(loc="upper center", frameon=False)
     figure.savefig(out, dpi=160)
 
 
