@@ -5,7 +5,8 @@
 
 Compiles the real step ahead of time, on a machine without a TPU, for 100 million users of PAL-B
 (d = 1,024, K = 8) on whole pods, and reads the executable: memory, operations, collectives. Times
-are rooflines from published figures of the chips: nothing here has run on a TPU.
+are rooflines from figures of the chips, still to be checked against the maker's pages: nothing here
+has run on a TPU.
 """
 
 import math
