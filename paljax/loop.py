@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool
 from tqdm import tqdm
 
 from paljax.checkpoints import Checkpoints
@@ -175,6 +176,8 @@ def _judge(
     """Score the epoch on validation data; without any, the newest epoch is the best."""
     scores = {} if task.validate is None else task.validate(state)
     broken = [f"validation_{key}" for key, score in scores.items() if not np.isfinite(score)]
+    if not _all_finite(state.params):  # the last update may break them with a finite gradient
+        broken.append("parameters")
     if broken:
         raise _not_finite(f"{task.name}: epoch {epoch}", broken)
     loss = float(scores["loss"]) if scores else train_loss
@@ -186,6 +189,11 @@ def _judge(
             best_loss=np.asarray(loss, np.float32),
         )
     return progress, scores
+
+
+@jax.jit
+def _all_finite(tree: Any) -> Bool[Array, ""]:
+    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def _copy(tree: Any) -> Any:

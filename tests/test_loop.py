@@ -20,15 +20,15 @@ STEPS = 3  # an epoch
 
 
 class State(NamedTuple):
-    x: Any
+    params: Any
     step: Any
 
 
 def step(state, target):
     """Go halfway to the target; the loss is the distance, squared."""
-    distance = target - state.x
+    distance = target - state.params
     metrics = {"step": state.step, "loss": distance**2, "grad_norm": jnp.abs(distance)}
-    return State(state.x + 0.5 * distance, state.step + 1), metrics
+    return State(state.params + 0.5 * distance, state.step + 1), metrics
 
 
 LEARNER = Learner(
@@ -44,8 +44,8 @@ def task(**changes):
         "epoch_batches": lambda epoch: jnp.full(STEPS, 10.0 - epoch),
         "to_batch": lambda tables, batch: tables + batch,
         "tables": jnp.zeros(()),
-        "snapshot": lambda state: state.x,
-        "validate": lambda state: {"loss": jnp.abs(state.x - 7.0)},
+        "snapshot": lambda state: state.params,
+        "validate": lambda state: {"loss": jnp.abs(state.params - 7.0)},
         "epochs": 12,
         "patience": 3,
         "checkpoint_every": 2,
@@ -103,7 +103,7 @@ def test_stops_when_patience_is_over_and_keeps_the_best_epoch(tmp_path):
     assert float(progress.best_loss) == losses[best - 1]
     # The snapshot is of that epoch and not of the last state, whose memory was used again.
     assert abs(float(progress.best) - 7.0) == losses[best - 1]
-    assert abs(float(progress.state.x) - 7.0) == losses[-1] > losses[best - 1]
+    assert abs(float(progress.state.params) - 7.0) == losses[-1] > losses[best - 1]
 
 
 @pytest.mark.parametrize("patience", [1, 2, 5])
@@ -118,7 +118,7 @@ def test_without_validation_or_patience_it_trains_to_the_end(changes, tmp_path):
     assert [record["epoch"] for record in records] == list(range(1, 13))
     if "validate" in changes:
         assert int(progress.best_epoch) == 12
-        assert_equal(progress.best, progress.state.x)
+        assert_equal(progress.best, progress.state.params)
     else:
         assert int(progress.best_epoch) < 12
 
@@ -151,6 +151,18 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(ba
     (tmp_path / "other").mkdir()
     straight, _, _ = fitted(tmp_path / "other", task(validate=None))
     assert_equal(progress, straight)
+
+
+def test_parameters_that_the_last_update_broke_are_never_kept(tmp_path):
+    def overflow(state, target):
+        moved, metrics = step(state, target)
+        broken = jnp.where(moved.step == 5 * STEPS, jnp.inf, 1.0)
+        return moved._replace(params=moved.params * broken), metrics
+
+    learner = LEARNER._replace(step=overflow)
+    with pytest.raises(RunError, match="toy: epoch 5: not finite: parameters; the last good"):
+        fitted(tmp_path, task(learner=learner, validate=None))
+    assert newest(tmp_path) == 4
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, Protocol
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
-State = Any  # a NamedTuple of arrays: all that the next step needs
+State = Any  # a NamedTuple of arrays, `params` and `step` among them: all the next step needs
 Metrics = dict[str, Float[Array, ""]]  # what a person wants to see of one step
 
 
