@@ -41,6 +41,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from paljax.errors import UserError, about
     from paljax.evaluation import score
     from paljax.predictions import encode
+    from paljax.reward.groups import group_labels
     from paljax.reward.trained_model import weights_for
 
     cache_compilations()
@@ -61,17 +62,19 @@ def evaluate(options: argparse.Namespace) -> None:
         tables = model.encode(dataset)
     encoded = encode(model.trained.model, model.trained.params, tables)
     margins = model.trained.margins(encoded, rows, weights)
-    groups = np.full(len(dataset.comparisons.user), "all", object)
-    if dataset.group is not None:
-        groups = dataset.group
+    labels = group_labels(dataset, np.asarray(weights))
     scores = score(
         margins,
         rows.user,
-        groups[~dataset.comparisons.tie],
+        labels.of_comparison[~dataset.comparisons.tie],
         resamples=model.config.evaluation.resamples,
         seed=model.config.seed,
     )
-    scores |= {"weights_from": sources, "ties": int(dataset.comparisons.tie.sum())}
+    scores |= {
+        "grouped_by": labels.source,
+        "weights_from": sources,
+        "ties": int(dataset.comparisons.tie.sum()),
+    }
     scores |= {"encoding": model.remarks(dataset)}
     if options.out is not None:
         storage.write_json(options.out, scores)

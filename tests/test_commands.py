@@ -191,7 +191,7 @@ def test_metrics_have_the_keys_of_the_design(run):
             assert set(block["intervals"]) == SCORES
             for name, (low, high) in block["intervals"].items():
                 assert low <= high, name
-                assert name == "ece" or low - 1e-9 <= block[name] <= high + 1e-9 or low == high
+                assert low - 1e-9 <= block[name] <= high + 1e-9 or low == high
     split = metrics["data"]["split"]
     assert sum(split.values()) == metrics["data"]["comparisons"] == NUM_USERS * PER_USER
     assert metrics["test"]["n"] == split["test"]
@@ -236,6 +236,10 @@ def test_evaluate_repeats_the_scores_of_the_run(case, run_of, tmp_path):
         assert found["accuracy"] == pytest.approx(wanted["accuracy"], abs=1e-9), source
         assert found["nll"] == pytest.approx(wanted["nll"], abs=1e-4), source
         assert found["weights_from"][source] == found["n_users"] == wanted["n_users"]
+        assert found["grouped_by"] == metrics["groups"] == "prototype"
+        if source != "population":  # where users have their own weights, so has their group
+            assert set(found["groups"]) == set(wanted["groups"]), source
+            assert found["accuracy_worst_group"] == wanted["accuracy_worst_group"], source
     assert metrics["unseen"]["0"]["nll"] != pytest.approx(metrics["unseen"]["20"]["nll"], abs=1e-4)
 
 

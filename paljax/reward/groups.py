@@ -12,6 +12,7 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
+from paljax.data.dataset import Dataset
 from paljax.evaluation import INTERVAL, correctness, mean_over_users
 
 # A user is clearly better or worse off where a two-sided sign test of their own comparisons says so
@@ -29,6 +30,30 @@ class Judged(NamedTuple):
     shared: NDArray[Any]  # [n] of the shared reward
     users: NDArray[Any]  # [n]
     groups: NDArray[Any]  # [n]
+
+
+class GroupLabels(NamedTuple):
+    """Whom the worst group is looked for among."""
+
+    of_comparison: NDArray[np.object_]  # [n]
+    source: str  # "group", the data's own labels, or "prototype", the user's strongest
+
+
+def group_labels(dataset: Dataset, weights: NDArray[Any]) -> GroupLabels:
+    """Groups of comparisons: the data's own, or those whose users share a strongest prototype.
+
+    Args:
+        dataset: The comparisons.
+        weights: Weights of the data set's users, [U, K].
+
+    Returns:
+        The labels.
+    """
+    if dataset.group is not None:
+        return GroupLabels(dataset.group, "group")
+    strongest = np.argmax(weights, axis=1) + 1
+    names = np.array([f"prototype {place}" for place in strongest], object)
+    return GroupLabels(names[dataset.comparisons.user], "prototype")
 
 
 def gains_by_group(judged: Judged, *, resamples: int, seed: int) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,14 @@ from paljax.data.splits import PARTS, UNUSED
 from paljax.evaluation import Scores, accuracy_by_user, accuracy_gain, calibration, score
 from paljax.matching import label_of_user, match_groups
 from paljax.reward.fits import Candidate
-from paljax.reward.groups import Judged, accuracy_gap, by_group, gains_by_group, gains_of_users
+from paljax.reward.groups import (
+    Judged,
+    accuracy_gap,
+    by_group,
+    gains_by_group,
+    gains_of_users,
+    group_labels,
+)
 from paljax.reward.predictors import Predictor, Trained, join
 from paljax.reward.prototypes import EFFECT_UNIT, attribute_names, common_ground, describe
 from paljax.storage import Table
@@ -29,7 +36,7 @@ class Scored(NamedTuple):
     query: Comparisons  # of unseen users
     test_groups: NDArray[np.object_]  # group of every test comparison
     query_groups: NDArray[np.object_]  # group of every query comparison
-    grouped_by: str  # "group", the data's own labels, or "prototype", the user's strongest
+    grouped_by: str  # source of the group labels
 
 
 class Weights(NamedTuple):
@@ -57,16 +64,15 @@ def all_weights(prepared: Prepared, fitted: Candidate) -> Weights:
 def scored_parts(prepared: Prepared, users: Weights) -> Scored:
     """Choose the comparisons to score and name the group of each."""
     comparisons, split = prepared.dataset.comparisons, prepared.split
-    labels = prepared.dataset.group
-    grouped_by = "group"
-    if labels is None:
-        grouped_by = "prototype"
-        strongest = np.argmax(users.weights, axis=1) + 1
-        labels = np.array([f"prototype {k}" for k in strongest], object)[comparisons.user]
+    labels = group_labels(prepared.dataset, users.weights)
     test = split.rows("test")[~comparisons.tie[split.rows("test")]]
     query = split.rows("query")[~comparisons.tie[split.rows("query")]]
     return Scored(
-        comparisons.select(test), comparisons.select(query), labels[test], labels[query], grouped_by
+        comparisons.select(test),
+        comparisons.select(query),
+        labels.of_comparison[test],
+        labels.of_comparison[query],
+        labels.source,
     )
 
 
