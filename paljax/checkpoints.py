@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,20 +119,22 @@ class _PatientLoop(asyncio.SelectorEventLoop):
         super().close()
 
 
-class _PatientLoops(asyncio.DefaultEventLoopPolicy):
-    """A policy by which every new event loop is patient."""
-
-    def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        return _PatientLoop()
-
-
 @contextlib.contextmanager
 def _patient_event_loops() -> Iterator[None]:
     """Have Orbax read in event loops that wait for all reads.
 
     It reads a checkpoint's arrays side by side and closes its event loop when the first of them
     fails. TensorStore then reports the others to a closed loop, and prints a traceback for each.
+    Python 3.14 deprecates policies: from there on these tracebacks are printed, before our line.
     """
+    if sys.version_info >= (3, 14):
+        yield
+        return
+
+    class _PatientLoops(asyncio.DefaultEventLoopPolicy):
+        def new_event_loop(self) -> asyncio.AbstractEventLoop:
+            return _PatientLoop()
+
     before = asyncio.get_event_loop_policy()
     asyncio.set_event_loop_policy(_PatientLoops())
     try:
