@@ -68,7 +68,12 @@ def options_section(source: Source | DirectSource) -> type[Section]:
 
 
 class LossSection(Section):
-    """The loss on margins."""
+    """The loss on margins, which networks and prototypes minimise.
+
+    Whatever it is, candidates and epochs are judged by their log-likelihood, and users' weights of
+    the fitted model maximise their posterior (paljax's design, section 2.3): a user's answers are
+    read one way when a model is trained and when users join it later.
+    """
 
     name: str = "logistic"
     label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0

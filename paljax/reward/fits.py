@@ -196,7 +196,11 @@ def _with_strength(
     validation: Comparisons,
     epochs: int,
 ) -> Candidate:
-    """Solve every user's weights on the training part for one λ and score the validation part."""
+    """Solve every user's weights on the training part for one λ and score the validation part.
+
+    As users who join later are fitted; the weights that a learner trained with only served to train
+    networks and prototypes.
+    """
     prepared = fitting.prepared
     population = jax.nn.softmax(snapshot.population)
     trained = Trained(model, snapshot.params, population, strength)
