@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from paljax.checkpoints import Checkpoints
@@ -46,6 +47,7 @@ class Task(NamedTuple):
     epochs: int
     patience: int | None  # epochs without a better validation loss
     checkpoint_every: int  # epochs
+    log_every: int | None  # steps; None: once an epoch
     parallel: Parallel  # the devices that share the fit; `tables` are on each of them
 
 
@@ -75,7 +77,7 @@ def fit(
         task: What to fit.
         key: Initialises the learner.
         checkpoints: Where the fit's checkpoints are; the newest is continued from.
-        log: Takes one record a finished epoch; epochs that are done again are first forgotten.
+        log: Takes the records of a finished epoch; epochs that are done again are first forgotten.
         say: Takes what a person should know, in one line.
         progress_bar: Show one.
         stop: Asked after every epoch; true saves and ends the fit. All processes must agree.
@@ -97,9 +99,11 @@ def fit(
     for epoch in _epochs(task, progress, progress_bar):
         batches = deal(task.epoch_batches(epoch), task.parallel)
         state, metrics = run_epoch(progress.state, batches, task.tables)
-        averages = _averages(metrics, task.name)
-        progress, scores = _judge(task, progress, state, epoch + 1, averages["loss"])
-        log.append(_record(task.name, state, epoch + 1, averages, scores))
+        of_steps = _finite(metrics, task.name)
+        train_loss = float(of_steps["loss"].mean())
+        progress, scores = _judge(task, progress, state, epoch + 1, train_loss)
+        for record in _records(task, epoch, of_steps, scores):
+            log.append(record)
         stopped = stop()
         if (epoch + 1) % task.checkpoint_every == 0 or _is_over(task, progress) or stopped:
             checkpoints.save(epoch + 1, progress)
@@ -201,16 +205,15 @@ def _copy(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
 
 
-def _averages(metrics: Metrics, name: str) -> dict[str, float]:
-    """Mean of every metric over the epoch's steps; refuses the first step that is not finite."""
+def _finite(metrics: Metrics, name: str) -> dict[str, NDArray[Any]]:
+    """The metrics of an epoch's steps on the host; refuses the first step that is not finite."""
     on_host = {key: np.asarray(values) for key, values in metrics.items()}
-    steps = on_host.pop("step")
     finite = np.stack([np.isfinite(values) for values in on_host.values()])
     if not finite.all():
         first = int(np.argmin(finite.all(axis=0)))
         broken = [key for key, fine in zip(on_host, finite[:, first], strict=True) if not fine]
-        raise _not_finite(f"{name}: step {int(steps[first])}", broken)
-    return {key: float(values.mean()) for key, values in on_host.items()}
+        raise _not_finite(f"{name}: step {int(on_host['step'][first])}", broken)
+    return on_host
 
 
 def _not_finite(where: str, what: list[str]) -> RunError:
@@ -220,8 +223,23 @@ def _not_finite(where: str, what: list[str]) -> RunError:
     )
 
 
-def _record(
-    name: str, state: State, epoch: int, averages: dict[str, float], scores: Mapping[str, Any]
-) -> dict[str, Any]:
-    validation = {f"validation_{key}": float(value) for key, value in scores.items()}
-    return {"fit": name, "step": int(state.step), "epoch": epoch} | averages | validation
+def _records(
+    task: Task, epoch: int, of_steps: Mapping[str, NDArray[Any]], scores: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Means over every `log_every` steps; what is left, and validation, is the epoch's last."""
+    num_steps = len(of_steps["step"])
+    begins = range(0, num_steps, task.log_every or num_steps)
+    for begin, end in zip(begins, [*begins[1:], num_steps], strict=True):
+        last = end == num_steps
+        validation = {f"validation_{key}": float(score) for key, score in scores.items()}
+        yield {
+            "fit": task.name,
+            "step": int(of_steps["step"][end - 1]) + 1,
+            "epoch": epoch + 1 if last else epoch + end / num_steps,
+            **{
+                key: float(values[begin:end].mean())
+                for key, values in of_steps.items()
+                if key != "step"
+            },
+            **(validation if last else {}),
+        }

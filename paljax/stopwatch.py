@@ -33,9 +33,10 @@ class Stopwatch:
         self._times = [time.perf_counter()]
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Pass on, and note the time."""
+        """Pass on, and note the time where an epoch has ended."""
         self._log.append(record)
-        self._times.append(time.perf_counter())
+        if record["epoch"] % 1 == 0:
+            self._times.append(time.perf_counter())
 
     def pace(self, comparisons_per_epoch: int) -> Pace:
         """What has been noted since the clock started."""

@@ -49,6 +49,7 @@ def task(**changes):
         "epochs": 12,
         "patience": 3,
         "checkpoint_every": 2,
+        "log_every": None,
         "parallel": on_devices("jit", 1),
     }
     return Task(**settings | changes)
@@ -132,6 +133,23 @@ def test_metrics_are_means_over_the_steps_of_an_epoch(tmp_path):
     assert records[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
     assert records[0]["step"] == STEPS
     assert records[-1]["step"] == STEPS * len(records)
+
+
+def test_an_epoch_can_be_logged_in_parts(tmp_path):
+    """Two of three steps and the last; what an epoch is judged by stays the mean of all three."""
+    (tmp_path / "whole").mkdir()
+    whole, epochs, _ = fitted(tmp_path / "whole", task(validate=None))
+    parts, records, _ = fitted(tmp_path, task(validate=None, log_every=2))
+    assert_equal(parts, whole)
+    assert [record["step"] for record in records[:4]] == [2, 3, 5, 6]
+    assert [record["epoch"] for record in records[:4]] == pytest.approx([2 / 3, 1, 5 / 3, 2])
+    pairs = zip(records[::2], records[1::2], strict=True)
+    means = [(2 * two["loss"] + one["loss"]) / 3 for two, one in pairs]
+    assert means == pytest.approx([record["loss"] for record in epochs], rel=1e-6)
+    (tmp_path / "judged").mkdir()
+    _, records, _ = fitted(tmp_path / "judged", task(log_every=2))
+    validated = ["validation_loss" in record for record in records]
+    assert validated == [False, True] * (len(records) // 2) != []
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

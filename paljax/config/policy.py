@@ -173,6 +173,7 @@ class PolicyTrainingSection(Section):
     steps_per_epoch: PositiveInt = 100
     prompts_per_batch: PositiveInt | None = None  # drawn by weight; null: all of them
     checkpoint_every: PositiveInt = 5  # epochs
+    log_every: PositiveInt | None = None  # steps; null: once an epoch
 
 
 class PolicyEvaluationSection(Section):

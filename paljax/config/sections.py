@@ -130,6 +130,7 @@ class TrainingSection(Section):
     # keep the last epoch.
     patience: PositiveInt | None = 20
     checkpoint_every: PositiveInt = 10  # epochs
+    log_every: PositiveInt | None = None  # steps; null: once an epoch
 
 
 class OneProcess(Section):

@@ -32,6 +32,7 @@ class StreamTraining(Section):
     epochs: PositiveInt
     batch_size: PositiveInt = 4096
     checkpoint_every: PositiveInt = 10  # epochs
+    log_every: PositiveInt | None = None  # steps; null: once an epoch
 
 
 class StreamEvaluation(Section):

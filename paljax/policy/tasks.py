@@ -73,6 +73,7 @@ def policy_task(config: PolicyConfig, problem: Problem) -> Task:
         epochs=training.epochs,
         patience=None,
         checkpoint_every=training.checkpoint_every,
+        log_every=training.log_every,
         parallel=on_devices("jit", 1),
     )
 

@@ -199,6 +199,7 @@ def stream_task(config: StreamConfig, stream: Stream, name: str, model: Preferen
         epochs=training.epochs,
         patience=None,
         checkpoint_every=training.checkpoint_every,
+        log_every=training.log_every,
         parallel=parallel,
     )
 

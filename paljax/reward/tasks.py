@@ -146,6 +146,7 @@ def task_for(
         epochs=epochs,
         patience=config.training.patience,
         checkpoint_every=config.training.checkpoint_every,
+        log_every=config.training.log_every,
         parallel=parallel,
     )
 
