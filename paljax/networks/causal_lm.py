@@ -10,6 +10,7 @@ of keys and values, G = H / J queries that share one, h head width.
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -159,28 +160,43 @@ def attend(
 ) -> Float[Array, "B T Hh"]:
     """Softmax attention to earlier and to new tokens; scores and softmax in float32.
 
-    Earlier keys are scored apart and only the scores are put together: the cache is never copied.
+    Earlier and new keys are weighed apart, against the largest score of both, and what they collect
+    is divided by the sum of all weights at the end: the cache is never copied, and neither scores
+    nor weights, by far the largest arrays of a training step, are put together or normalised.
+
+    Source:
+        The order of division: FlashAttention, arXiv 2205.14135, section 3.1.
     """
     B, H, T, h = query.shape
     J = key.shape[1]
-    grouped = query.reshape(B, J, H // J, T, h)
+    grouped = (query * h**-0.5).reshape(B, J, H // J, T, h)
 
     def score(keys: Array, mask: Array) -> Array:
         scores = jnp.einsum("bjgth,bjsh->bjgts", grouped, keys, preferred_element_type=jnp.float32)
-        return jnp.where(mask[:, None, None], scores * h**-0.5, _FORBIDDEN)
-
-    def collect(weights: Array, values: Array) -> Array:
-        return jnp.einsum("bjgts,bjsh->bjgth", weights.astype(values.dtype), values)
+        return jnp.where(mask[:, None, None], scores, _FORBIDDEN)
 
     past_mask, new_mask = allowed
-    scores = score(key, new_mask)
-    if past is None or past_mask is None:
-        mixed = collect(jax.nn.softmax(scores), value)
-    else:
+    parts = [(score(key, new_mask), value)]
+    if past is not None and past_mask is not None:
         past_keys, past_values = past
-        cached = past_keys.shape[2]
-        both = jax.nn.softmax(jnp.concatenate([score(past_keys, past_mask), scores], axis=-1))
-        mixed = collect(both[..., :cached], past_values) + collect(both[..., cached:], value)
+        parts.append((score(past_keys, past_mask), past_values))
+    # Its gradient is 0: whatever is taken off every score, the weights are the same.
+    largest = jax.lax.stop_gradient(
+        functools.reduce(
+            jnp.maximum,
+            [scores.max(axis=-1, keepdims=True, initial=_FORBIDDEN) for scores, _ in parts],
+        )
+    )
+    weighed = [(jnp.exp(scores - largest), values) for scores, values in parts]
+    total = sum(weights.sum(axis=-1, keepdims=True) for weights, _ in weighed)
+    collected = sum(
+        jnp.einsum(
+            "bjgts,bjsh->bjgth", weights.astype(values.dtype), values,
+            preferred_element_type=jnp.float32,
+        )
+        for weights, values in weighed
+    )  # fmt: skip
+    mixed = (collected / total).astype(value.dtype)
     return jnp.swapaxes(mixed.reshape(B, H, T, h), 1, 2).reshape(B, T, H * h)
 
 

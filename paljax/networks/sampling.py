@@ -215,9 +215,19 @@ def _noise_keys(key: PRNGKeyArray, batch: int, num_samples: int) -> PRNGKeyArray
 
 
 def _draw(log_probs: Float[Array, "R V"], keys: PRNGKeyArray, *, greedy: bool) -> Int[Array, "R"]:
+    """A token a row: what `jax.random.categorical` draws, by the Gumbel-max trick."""
     if greedy:
-        return log_probs.argmax(axis=-1).astype(jnp.int32)
-    return jax.vmap(jax.random.categorical)(keys, log_probs).astype(jnp.int32)
+        return _first_largest(log_probs)
+    tokens = log_probs.shape[-1:]
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, tokens, log_probs.dtype))(keys)
+    return _first_largest(log_probs + noise)
+
+
+def _first_largest(scores: Float[Array, "R V"]) -> Int[Array, "R"]:
+    """The argmax as two plain reductions: XLA's own of pairs is not vectorised on CPUs."""
+    V = scores.shape[-1]
+    largest = scores == scores.max(axis=-1, keepdims=True)
+    return jnp.where(largest, jnp.arange(V, dtype=jnp.int32)[None], V).min(axis=-1)
 
 
 def _read_prompts(
