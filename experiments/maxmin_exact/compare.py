@@ -1,9 +1,11 @@
-"""The sampled learner against the exact optimum, for every objective, on three finite problems.
+"""The sampled learner against the exact optimum, for every objective, on four finite problems.
 
     python experiments/maxmin_exact/compare.py [--seeds 5]
 
-Cases A, B and D of the design: one prompt and three actions; five actions and three groups; short
-sequences. Writes results.json and figure.png beside this file. A minute on one quiet core.
+A has one prompt and three actions; B five actions and three groups; D short sequences; and with two
+prompts, on which other groups can be served, the least of expectations over all prompts and the
+expectation of the least differ. Every policy is valued by what it gives the worst-off group, less β
+KL; `single` is trained for the first group. Writes results.json and figure.png beside this file.
 """
 
 import argparse
@@ -19,13 +21,15 @@ import yaml
 
 from paljax.config import PolicyConfig, parse
 from paljax.policy.problems import Problem, build_problem
-from paljax.policy.results import exact_scores, optima, total_variation
+from paljax.policy.results import Exact, exact_scores, optima, total_variation
 from paljax.policy.tasks import policy_task
 from paljax.reporting.drawing import INK, MUTED, SERIES, new_figure, styled
 from paljax.runs import versions
 
 HERE = Path(__file__).parent
-OBJECTIVES = ("maxmin", "cvar", "maxmin_per_sample", "utilitarian", "majority")
+OBJECTIVES = (
+    "maxmin", "cvar", "maxmin_per_prompt", "maxmin_per_sample", "utilitarian", "single",
+)  # fmt: skip
 ALPHA = 0.75
 SHARED: dict[str, Any] = {
     "stage": "policy",
@@ -55,6 +59,14 @@ CASES: dict[str, dict[str, Any]] = {
         },
         "beta": 0.5,
     },
+    "two prompts": {
+        "rewards": {
+            "name": "table",
+            "rewards": [[[1, 0], [0, 1], [0.4, 0.4]], [[0.1, 1], [0, 0], [-0.1, -1]]],
+        },
+        "groups": {"names": ["first", "second"], "shares": [0.8, 0.2]},
+        "beta": 0.2,
+    },
     "D: sequences": yaml.safe_load((HERE / "sequences.yaml").read_text(encoding="utf-8")),
 }
 
@@ -78,6 +90,16 @@ def trained(config: PolicyConfig, problem: Problem, seeds: int) -> tuple[Any, An
     return np.asarray(last, float), np.asarray(average, float)
 
 
+def optimum(problem: Problem, objective: str, beta: float) -> Exact:
+    """The exact policy of an objective."""
+    if objective != "single":
+        return optima(problem, beta, ALPHA)[objective]
+    # With all the people in the first group it is the majority.
+    alone = np.eye(len(problem.groups.names))[0]
+    of_first = problem._replace(groups=problem.groups._replace(shares=alone))
+    return optima(of_first, beta, ALPHA)["majority"]
+
+
 def compare(case: str, seeds: int) -> dict[str, Any]:
     """Distances and values of one case, by objective."""
     rows: dict[str, Any] = {}
@@ -87,7 +109,7 @@ def compare(case: str, seeds: int) -> dict[str, Any]:
         config = parse(record, where=case)
         assert isinstance(config, PolicyConfig)
         problem = build_problem(config)
-        best = optima(problem, config.beta, ALPHA)[objective]
+        best = optimum(problem, objective, config.beta)
         score = partial(exact_scores, problem, against={}, beta=config.beta)
         iterates = dict(
             zip(("last", "average_weights"), trained(config, problem, seeds), strict=True)
@@ -107,7 +129,7 @@ def compare(case: str, seeds: int) -> dict[str, Any]:
             },
         }
         worst = max(rows[objective]["average_weights"]["total_variation"])
-        print(f"{case:<18} {objective:<18} value {rows[objective]['exact_value']:8.4f}, "
+        print(f"{case:<16} {objective:<18} value {rows[objective]['exact_value']:8.4f}, "
               f"largest distance {worst:.4f}", flush=True)  # fmt: skip
     return rows
 
@@ -115,7 +137,7 @@ def compare(case: str, seeds: int) -> dict[str, Any]:
 @styled
 def figure(results: dict[str, Any]) -> Any:
     """Values of every seed beside the exact ones."""
-    drawn = new_figure(3.6)
+    drawn = new_figure(3.8)
     panels = drawn.subplots(1, len(results), sharey=True)
     for axes, (case, rows) in zip(panels, results.items(), strict=True):
         for height, (objective, row) in enumerate(rows.items()):
