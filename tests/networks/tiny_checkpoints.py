@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 VOCABULARY, CONTEXT, WIDTH, LAYERS, HEADS, HEAD_WIDTH, MLP_WIDTH = 37, 48, 24, 3, 4, 6, 40
+SHARPNESS = 2.5  # of queries and of keys
 
 _ROTARY = {
     "vocab_size": VOCABULARY,
@@ -102,14 +103,24 @@ def tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
     """Random tensors of a checkpoint, by Hugging Face's names."""
     shapes = _gpt2_shapes() if config["model_type"] == "gpt2" else _rotary_shapes(config)
     generator = np.random.default_rng(11)
-    # Large enough that attention is far from uniform and greedy tokens are no near ties.
-    return {
+    # Large enough that greedy tokens are no near ties; queries and keys larger still, so that most
+    # heads attend to one token above all: a wrong turn, mask or head then shows in every logit.
+    found = {
         name: (
             ("norm" in name or ".ln_" in name) * (not name.endswith("bias"))
             + generator.normal(size=shape) * (1.0 / math.sqrt(shape[-1]) if len(shape) > 1 else 0.3)
         ).astype(np.float32)
         for name, shape in shapes.items()
     }
+    for name, tensor in found.items():
+        # Qwen3 norms queries and keys: its sharpness is in the scales of these norms.
+        if name.endswith(
+            tuple(f"{part}.weight" for part in ("q_proj", "k_proj", "q_norm", "k_norm"))
+        ):
+            tensor *= SHARPNESS
+        if name.endswith("c_attn.weight"):  # drawn narrower, as one matrix of three
+            tensor[:, : 2 * WIDTH] *= math.sqrt(3) * SHARPNESS
+    return found
 
 
 def write(name: str, folder: Path) -> Path:
