@@ -69,7 +69,7 @@ def require_usable(folder: Path, config: RunConfig, *, resume: bool) -> None:
     for record in (held, wanted):
         # A run may go on with other devices, as long as its users stay in their blocks.
         if "parallel" in record:
-            record["parallel"] = {"blocks": record["parallel"]["blocks"]}
+            record["parallel"] = {"blocks": record["parallel"].get("blocks")}
     difference = first_difference(held, wanted)
     if difference is not None:
         key, before, now = difference

@@ -176,6 +176,13 @@ class PolicyTrainingSection(Section):
     log_every: PositiveInt | None = None  # steps; null: once an epoch
 
 
+class GridSection(Section):
+    """The grid of devices that share a language model's fit; a run may go on with another one."""
+
+    data: PositiveInt = 1  # times that the parameters lie there; each part of a batch is elsewhere
+    fsdp: PositiveInt = 1  # devices that hold one copy of the parameters, each a part of it
+
+
 class PolicyEvaluationSection(Section):
     """What is reported."""
 
@@ -222,6 +229,7 @@ class PolicyConfig(Section):
     optimizer: PolicyOptimizerSection = Field(default_factory=PolicyOptimizerSection)
     training: PolicyTrainingSection = Field(default_factory=PolicyTrainingSection)
     evaluation: PolicyEvaluationSection = Field(default_factory=PolicyEvaluationSection)
+    parallel: GridSection = Field(default_factory=GridSection)
     versions: dict[str, str] = {}
 
     @model_validator(mode="after")
@@ -252,6 +260,10 @@ def _check_language_model(config: PolicyConfig) -> None:
             raise ValueError(f"prompts: a policy {config.policy.name!r} has none; leave them out")
         if config.evaluation.functions:
             raise ValueError("evaluation.functions: are of texts, for policy.name 'causal_lm'")
+        if config.parallel != GridSection():
+            raise ValueError(
+                f"parallel: a policy {config.policy.name!r} runs on one device; leave it out"
+            )
         return
     if config.prompts is None:
         raise ValueError("key 'prompts' is missing: policy.name 'causal_lm' needs prompts.path")

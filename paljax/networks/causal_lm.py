@@ -36,12 +36,20 @@ class Cache(NamedTuple):
     mask: Bool[Array, "B S"]
 
 
+class Places(NamedTuple):
+    """How the stream lies on several devices between the layers, by what is run."""
+
+    passes: jax.sharding.Sharding  # of [B, T, D], whole texts
+    tokens: jax.sharding.Sharding  # of [B, 1, D], one new token of each text
+
+
 class Compute(NamedTuple):
     """How the network is run; it changes precision, memory and speed, never the function."""
 
     dtype: Any = jnp.float32  # of activations and products; norms, softmax and logits are float32
     remat: bool = False  # recompute a layer's activations in the backward pass
     unroll: int = 1  # layers a step of the scan; more is faster on CPU and slower to compile
+    places: Places | None = None  # None: one device
 
 
 FULL_PRECISION = Compute()
@@ -99,6 +107,7 @@ class Block(nn.Module):
 
     config: DecoderConfig
     dtype: Any
+    places: Places | None = None
 
     @nn.compact
     def __call__(
@@ -109,6 +118,7 @@ class Block(nn.Module):
         allowed: tuple[Bool[Array, "B 1 S"] | None, Bool[Array, "B T T"]],
     ) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
         config = self.config
+        hidden = _place(hidden, self.places)
         inputs = self._norm("attention_norm")(hidden)
         query, key, value = (
             self._heads(inputs, name, heads)
@@ -132,7 +142,8 @@ class Block(nn.Module):
             )
         else:
             inner = jax.nn.gelu(inner, approximate=True)
-        return hidden + self._linear("down", config.width, config.mlp_bias)(inner), (key, value)
+        hidden = hidden + self._linear("down", config.width, config.mlp_bias)(inner)
+        return _place(hidden, self.places), (key, value)
 
     def _heads(self, inputs: Array, name: str, heads: int) -> Float[Array, "B n T h"]:
         config = self.config
@@ -247,7 +258,7 @@ class Decoder(nn.Module):
             in_axes=(nn.broadcast if cache is None else 0, nn.broadcast, nn.broadcast),
             length=self.config.layers,
             unroll=self.compute.unroll,
-        )(self.config, self.compute.dtype, name="layers")
+        )(self.config, self.compute.dtype, self.compute.places, name="layers")
         past = None if cache is None else (cache.keys, cache.values)
         past_mask = None if cache is None else cache.mask[:, None, :]
         hidden, (keys, values) = layers(hidden, past, turns, (past_mask, _causal(mask)))
@@ -359,6 +370,14 @@ def pool(
 def _positions(mask: Array, cache: Cache | None) -> Int[Array, "B T"]:
     before = 0 if cache is None else cache.mask.sum(axis=1, dtype=jnp.int32)[:, None]
     return jnp.maximum(before + jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+
+
+def _place(hidden: Array, places: Places | None) -> Array:
+    if places is None:
+        return hidden
+    place = places.tokens if hidden.shape[1] == 1 else places.passes
+    placed: Array = jax.lax.with_sharding_constraint(hidden, place)
+    return placed
 
 
 def _causal(mask: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:

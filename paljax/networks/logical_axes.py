@@ -29,20 +29,25 @@ def logical_axes(params: Any) -> Any:
     """The name of every axis of every parameter.
 
     Args:
-        params: Parameters of `causal_lm.init`, with or without LoRA's, or their shapes.
+        params: Parameters of `causal_lm.init`, with or without LoRA's, or their shapes; or a tree
+            that holds such, as an optimiser's moments are.
 
     Returns:
         The same tree with a tuple of names for each array: "layers", "vocabulary", "context",
-        "embed", "heads", "kv_heads", "mlp", "rank", or None for an axis that is too small to share.
+        "embed", "heads", "kv_heads", "mlp", "rank", or None for an axis that is too small to share
+        and for those of arrays that are no parameters.
 
     Example:
         >>> from paljax.networks.logical_axes import logical_axes
         >>> logical_axes({"head": jax.ShapeDtypeStruct((4, 9), "float32")})
         {'head': ('embed', 'vocabulary')}
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: _axes([key.key for key in path]), params
-    )
+
+    def axes(path: Any, leaf: Any) -> Axes:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        return _axes(names) if names else (None,) * leaf.ndim
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def _axes(path: list[str]) -> Axes:

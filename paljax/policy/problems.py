@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
@@ -45,6 +46,7 @@ class Texts(NamedTuple):
     rewards: Callable[[Any, Array, Array], Array]  # as `Rewards.of_responses`, in nats
     scale: Float[Array, "K"] | None  # of the normalised rewards, nats; None: another normalisation
     remarks: tuple[str, ...]  # what a person should know
+    grid: Mesh | None  # the devices, where there are several
 
 
 class Problem(NamedTuple):

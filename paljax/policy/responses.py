@@ -3,16 +3,19 @@
 X prompts, n responses of each, T tokens, K rewards.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from paljax.policies import Params, Policy
+from paljax.policy.grid import dealt
 from paljax.policy.text_policy import TextPrompts, take
 
 # Responses that are drawn in one call: what fits beside a model's cache of keys and values.
@@ -40,6 +43,7 @@ def draw_responses(
     key: Any,
     *,
     samples: int,
+    grid: Mesh | None = None,
 ) -> Responses:
     """Draw responses and score them.
 
@@ -51,18 +55,21 @@ def draw_responses(
         table: The prompts.
         key: Of the draws; a prompt's place among the prompts decides its noise.
         samples: n.
+        grid: Of devices that share the prompts, and hold the parameters in parts.
 
     Returns:
         The responses, prompts in order.
     """
     count = len(table.prompts.tokens)
-    at_once = min(count, max(1, _AT_ONCE // samples))
+    devices = 1 if grid is None else grid.devices.size
+    at_once = math.ceil(min(count, max(1, _AT_ONCE // samples)) / devices) * devices
 
     @jax.jit
     def draw(
         params: Params, reference: Params, table: TextPrompts, rows: Array, key: Any
     ) -> tuple[Array, ...]:
         prompts = take(table, rows)
+        prompts = prompts._replace(prompts=dealt(prompts.prompts, grid))
         drawn = policy.sample(params, key, prompts, samples)
         log_reference = policy.log_probs(reference, prompts, drawn.tokens, drawn.mask)
         scored = rewards(prompts, drawn.tokens, drawn.mask)

@@ -21,6 +21,7 @@ from paljax.learners.objectives import Groups, Objective, build_objective
 from paljax.learners.optimizers import annealing
 from paljax.loop import Task
 from paljax.parallel import on_devices
+from paljax.policy.grid import on_grid
 from paljax.policy.problems import Problem, Take
 
 
@@ -50,6 +51,8 @@ def policy_task(config: PolicyConfig, problem: Problem) -> Task:
         ),
         optimizer=_optimizer(config, problem, steps),
     )  # fmt: skip
+    if problem.texts is not None and problem.texts.grid is not None:
+        learner = on_grid(learner, problem.texts.grid)
 
     def epoch_batches(epoch: int) -> Any:
         shape = (training.steps_per_epoch, training.prompts_per_batch or problem.num_prompts)

@@ -7,18 +7,20 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from paljax.config.policy import CausalLMPolicy, GroupsSection, PolicyConfig, RunRewards
 from paljax.data.encoders.causal_lm import open_language_model
 from paljax.errors import UserError, about
 from paljax.learners.fit_policy import Rewards
-from paljax.networks.causal_lm import Compute
+from paljax.networks.causal_lm import Compute, Places
 from paljax.networks.decoder_config import DecoderConfig
 from paljax.networks.loading import LanguageModel
 from paljax.networks.sampling import Prompts, Sampling
 from paljax.policies import Policy
 from paljax.policy import group_rewards as grouping
+from paljax.policy.grid import grid_of, placed, places_on, require_divisible, start_on_grid
 from paljax.policy.language_model import Lora, language_model_policy, left_padded
 from paljax.policy.normalize_rewards import Calibration, apply, calibrate, require_usable
 from paljax.policy.problems import Problem, Texts, build_groups
@@ -48,12 +50,21 @@ def text_problem(config: PolicyConfig) -> Problem:
     assert config.prompts is not None
     path = Path(config.prompts.path)
     texts = hold_out(read_prompts(path), config.prompts.held_out, seed=config.seed)
+    grid = grid_of(config.parallel.data, config.parallel.fsdp)
+    places = None if grid is None else places_on(grid)
     with about("policy.model"):
         model = open_language_model(
             section.model, tokenizer=section.tokenizer, revision=section.revision
         )
+    require_divisible(
+        grid,
+        width=model.config.width,
+        batch=config.training.prompts_per_batch or len(texts.train),
+    )
     with about(f"policy: {section.model}"):
-        policy = configured_policy(section, model.config, model.params)
+        policy = configured_policy(section, model.config, model.params, places=places)
+    if grid is not None:
+        policy = start_on_grid(policy, grid)
     wanted = _groups_of(source)
     require_same_model(wanted, model, run=source.run)
     groups = build_groups(
@@ -62,11 +73,12 @@ def text_problem(config: PolicyConfig) -> Problem:
         least=1 if config.objective.name in _OF_ONE else 2,
     )
     ends = end_tokens_of(section, model.config)
-    in_nats = of_texts(wanted, model.config, end_tokens=ends, run=source.run)
+    in_nats = of_texts(wanted, model.config, end_tokens=ends, run=source.run, places=places)
     with about(path):
-        tables = [_table(model, wanted, part, section.max_new_tokens) for part in texts]
+        frozen = placed(model.params, grid)
+        tables = [_table(model, frozen, wanted, part, section.max_new_tokens) for part in texts]
     prompts, held_out = tables
-    reference = _answers(policy, in_nats, prompts, config, source.calibration)
+    reference = _answers(policy, in_nats, prompts, config, source.calibration, grid)
     require_usable(jnp.asarray(reference.rewards), wanted.groups.columns, kind=config.normalize)
     calibration = calibrate(jnp.asarray(reference.rewards), kind=config.normalize, beta=config.beta)
     return Problem(
@@ -85,17 +97,25 @@ def text_problem(config: PolicyConfig) -> Problem:
             rewards=in_nats,
             scale=calibration.scale if config.normalize == "reference" else None,
             remarks=tuple(_remarks(wanted.groups, reference, ends)),
+            grid=grid,
         ),
     )
 
 
-def configured_policy(section: CausalLMPolicy, sizes: DecoderConfig, params: Any | None) -> Policy:
+def configured_policy(
+    section: CausalLMPolicy,
+    sizes: DecoderConfig,
+    params: Any | None,
+    *,
+    places: Places | None = None,
+) -> Policy:
     """The policy of a section, on `TextPrompts`.
 
     Args:
         section: The configuration's.
         sizes: Of the network.
         params: What training starts from, or their shapes; None: random ones.
+        places: How the stream lies on several devices.
 
     Raises:
         UserError: If LoRA or an end token does not fit the network.
@@ -111,7 +131,9 @@ def configured_policy(section: CausalLMPolicy, sizes: DecoderConfig, params: Any
         end_tokens=end_tokens_of(section, sizes),
         lora_options=lora_options,
         draw_from=Sampling(section.temperature, section.top_k, section.top_p),
-        compute=Compute(jnp.dtype(section.dtype).type, section.checkpointing, section.unroll),
+        compute=Compute(
+            jnp.dtype(section.dtype).type, section.checkpointing, section.unroll, places
+        ),
     )
     policy = text_policy(made, low_rank=lora_options is not None)
     jax.eval_shape(policy.init, jax.random.key(0))  # LoRA that does not fit is told here
@@ -153,7 +175,11 @@ def _filled(section: GroupsSection, groups: grouping.Groups) -> GroupsSection:
 
 
 def _table(
-    model: LanguageModel, wanted: grouping.GroupRewards, texts: tuple[str, ...], max_tokens: int
+    model: LanguageModel,
+    frozen: Any,
+    wanted: grouping.GroupRewards,
+    texts: tuple[str, ...],
+    max_tokens: int,
 ) -> TextPrompts:
     lead = [] if model.config.bos_token is None else [model.config.bos_token]
     ids = [lead + model.tokenizer.encode(text) for text in texts]
@@ -168,16 +194,21 @@ def _table(
         prompts=prompts,
         reward_inputs=prompt_inputs(wanted, texts),
         calibration=_NOTHING,
-        language_model=jax.device_put(model.params),
+        language_model=frozen,
     )
 
 
 def _answers(
-    policy: Policy, in_nats: TextRewards, prompts: TextPrompts, config: PolicyConfig, samples: int
+    policy: Policy,
+    in_nats: TextRewards,
+    prompts: TextPrompts,
+    config: PolicyConfig,
+    samples: int,
+    grid: Mesh | None,
 ) -> Responses:
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     params = jax.jit(policy.init)(key)
-    return draw_responses(policy, in_nats, params, params, prompts, key, samples=samples)
+    return draw_responses(policy, in_nats, params, params, prompts, key, samples=samples, grid=grid)
 
 
 def _remarks(groups: grouping.Groups, reference: Responses, ends: tuple[int, ...]) -> list[str]:

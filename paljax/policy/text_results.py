@@ -59,7 +59,7 @@ def text_scores(config: PolicyConfig, problem: Problem, params: Params, key: Any
     drawn = {
         name: draw_responses(
             problem.policy, texts.rewards, from_params, reference_params, texts.prompts, draw_key,
-            samples=config.evaluation.samples,
+            samples=config.evaluation.samples, grid=texts.grid,
         )
         for name, from_params, draw_key in zip(
             (POLICY, REFERENCE), (params, reference_params), keys, strict=True

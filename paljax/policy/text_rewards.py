@@ -13,6 +13,7 @@ from paljax.data.encoders import Encoder
 from paljax.data.encoders.causal_lm import CausalLM, read_states, reading_of, revision_of
 from paljax.data.encoders.text_embeddings import TextEmbeddings
 from paljax.errors import UserError
+from paljax.networks.causal_lm import Places
 from paljax.networks.decoder_config import DecoderConfig
 from paljax.networks.loading import LanguageModel
 from paljax.policy.group_rewards import GroupRewards
@@ -23,7 +24,12 @@ KEY = "rewards.run"
 
 
 def of_texts(
-    groups: GroupRewards, sizes: DecoderConfig, *, end_tokens: tuple[int, ...], run: str
+    groups: GroupRewards,
+    sizes: DecoderConfig,
+    *,
+    end_tokens: tuple[int, ...],
+    run: str,
+    places: Places | None = None,
 ) -> TextRewards:
     """The groups' rewards of drawn tokens, in nats: one forward pass of the language model.
 
@@ -35,6 +41,7 @@ def of_texts(
         sizes: Of the policy's language model; see `require_same_model`.
         end_tokens: That end a response.
         run: The run's folder, to name in errors.
+        places: How the stream lies on several devices.
 
     Raises:
         UserError: If the run reads texts with anything else.
@@ -42,6 +49,7 @@ def of_texts(
     part = _only_part(groups.model.item_encoder, run)
     assert isinstance(part.config, CausalLM)
     reading = reading_of(part.config, sizes)
+    reading = reading._replace(compute=reading.compute._replace(places=places))
     mean, scale = jnp.asarray(part.mean), part.scale
     ends = jnp.asarray(end_tokens, jnp.int32)
 
