@@ -4,8 +4,12 @@ All processes run the same program on the same data, so that each knows what the
 first writes what is not a checkpoint. This is JAX's own multi-controller runtime.
 """
 
+import atexit
 import contextlib
 import os
+import re
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -20,6 +24,16 @@ from paljax.errors import UserError
 LONGEST_ENDING_S = 24 * 3600
 
 
+_LOST = (
+    "ended before its run did: another process was lost, or this one was killed; start the same "
+    "command in all processes, and it goes on from the last checkpoint"
+)
+_TELL = "import sys\nif not sys.stdin.buffer.read(): print(sys.argv[1], file=sys.stderr)"
+# Gloo says so of sockets, the coordination service of silence.
+_OF_A_LOST_PROCESS = re.compile("Gloo|heartbeat|Connection (reset|closed)|Socket closed|by peer")
+_watcher: subprocess.Popen[bytes] | None = None
+
+
 class Address(NamedTuple):
     """This process among the others."""
 
@@ -32,7 +46,7 @@ def join(address: Address | None, *, lost_after_s: int) -> None:
     """Join the other processes, before anything asks JAX for a device.
 
     A process that dies takes the others with it: JAX ends them when it has been silent for
-    `lost_after_s`, or at once where it was the coordinator.
+    `lost_after_s`, or at once where it was the coordinator, and a last line says what that means.
 
     Args:
         address: Which one this is; None asks the scheduler's environment (Slurm, Open MPI,
@@ -47,6 +61,7 @@ def join(address: Address | None, *, lost_after_s: int) -> None:
     where: dict[str, Any] = {}
     if address is not None:
         where = address._asdict()
+    _have_the_end_told()
     try:
         jax.distributed.initialize(
             **where,
@@ -61,6 +76,42 @@ def join(address: Address | None, *, lost_after_s: int) -> None:
             f"parallel.processes: can't join the others ({asked}): {reason}; a Slurm, Open MPI, "
             "Kubernetes or TPU job has an environment, else give coordinator, count and index"
         ) from None
+
+
+def line_of_loss(error: Exception) -> str | None:
+    """What to say of an error by which a lost process shows itself; None of any other."""
+    if alone() or not _OF_A_LOST_PROCESS.search(str(error)):
+        return None
+    reason = " ".join(str(error).split())[:160]
+    return f"process {jax.process_index()} of {jax.process_count()}: {_LOST} ({reason})"
+
+
+def _have_the_end_told() -> None:
+    """Start a process that prints a last line should this one end before its time.
+
+    JAX aborts from a thread of its own, with a stack trace and past any handler of Python's, when
+    another process is lost; the hook that its client has for this crashes (jaxlib 0.10.2). What
+    stays is to watch from outside: the end of a pipe says that this process is gone.
+    """
+    global _watcher
+    if _watcher is not None:
+        return
+    line = f"process {os.getpid()} on {socket.gethostname()}: {_LOST}"
+    _watcher = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _TELL, line],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # signals to all processes of a job are not for it
+    )
+    # Before JAX registers its own end, and therefore after that: it may abort there, too.
+    atexit.register(_ends_well)
+
+
+def _ends_well() -> None:
+    if _watcher is not None and _watcher.stdin is not None and not _watcher.stdin.closed:
+        with contextlib.suppress(BrokenPipeError):
+            _watcher.stdin.write(b"well")
+            _watcher.stdin.close()
+        _watcher.wait()
 
 
 def is_first() -> bool:
@@ -105,4 +156,5 @@ def leave(status: int) -> None:
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
+        _ends_well()
         os._exit(status)

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +96,16 @@ def default_run_dir(config: Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    status = run_command(parser(), train, arguments)
+    try:
+        status = run_command(parser(), train, arguments)
+    except RuntimeError as error:
+        from paljax import processes
+
+        line = processes.line_of_loss(error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
+        status = 1
     if status:
         from paljax import processes
 

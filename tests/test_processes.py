@@ -134,7 +134,25 @@ def test_sigterm_to_one_ends_both_and_a_lost_process_is_not_waited_for(tmp_path,
     assert time.monotonic() - killed < 3 * LOST_AFTER_S + 30
     assert f"continues after epoch {saved}" in said[0]
     assert status[0] not in (0, 2)
-    assert "another" in said[0]
+    assert_told(said[0])
+
+
+def assert_told(said):
+    """Whatever JAX says of a loss, the last line says what to do."""
+    assert "another process was lost" in said.strip().splitlines()[-1]
+    assert "goes on from the last checkpoint" in said.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [("os.abort()", True), ("os.kill(os.getpid(), 9)", True), ("pass", False), ("1 / 0", False)],
+)
+def test_an_end_that_python_can_not_catch_is_told_from_outside(end, told):
+    code = f"import os\nfrom paljax import processes\nprocesses._have_the_end_told()\n{end}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ("another process was lost" in done.stderr) == told
+    if told:
+        assert_told(done.stderr)
 
 
 @pytest.mark.slow
@@ -147,7 +165,9 @@ def test_after_a_loss_both_go_on_bit_for_bit(tmp_path, cache):
         processes = start(settings, run_dir, cache, 2)
         wait_for_epochs(run_dir, 20, processes)
         processes[victim].kill()
-        outputs(processes)
+        said, status = outputs(processes)
+        assert status[1 - victim] not in (0, 2)
+        assert_told(said[1 - victim])
         said, status = outputs(start(settings, run_dir, cache, 2))
         assert status == [0, 0], said
         assert records(run_dir) == records(tmp_path / "straight")
