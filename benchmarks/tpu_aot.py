@@ -1,59 +1,58 @@
-"""Does the reward step fit TPU pods, and what do chips send each other?
+"""Do the steps fit TPU pods, what do chips send each other, and what bounds a step?
 
     pip install libtpu
-    python benchmarks/tpu_aot.py
+    python -m benchmarks.tpu_aot [--steps reward policy]
 
-Compiles the real step ahead of time, on a machine without a TPU, for 100 million users of PAL-B
-(d = 1,024, K = 8) on whole pods, and reads the executable: memory, operations, collectives. Times
-are rooflines from figures of the chips, still to be checked against the maker's pages: nothing here
-has run on a TPU.
+Compiles the real steps ahead of time, on a machine without a TPU, and reads the executables:
+memory, matrix products, bytes, collectives, every loop by its rounds. The reward step has 100
+million users over the pod, the policy step is that of Llama 7B. Times are rooflines from the
+maker's figures of the chips: nothing here has run on a TPU. Weak scaling compiles the same work a
+chip for 1 to 256 chips. A policy step takes minutes to compile.
 """
 
-import math
-import os
-import re
+import argparse
+import importlib.util
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
-# There is no TPU here, nor a metadata server to ask for one, and no TPU to quarrel over.
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
 from benchmarks import measuring
-from paljax import models
-from paljax.data.batches import Batch
-from paljax.learners.devices import along
-from paljax.learners.fit_by_gradient import fit_by_gradient
-from paljax.learners.learner import Learner
-from paljax.learners.losses import LOSSES
-from paljax.learners.optimizers import PARAMETER_GROUPS, OptimizerSettings
-from paljax.parallel import AXIS, data_parallel
+from benchmarks.tpu_steps import (
+    BATCH_PER_CHIP,
+    USERS_PER_CHIP,
+    Compiled,
+    compile_policy_step,
+    compile_reward_step,
+)
 
-WIDTH, NUM_PROTOTYPES = 1024, 8
-USERS_PER_CHIP = 100_000_000 // 256
-BATCH_PER_CHIP = 4096
+STEPS = ("reward", "policy")
 
 
 class Chip(NamedTuple):
-    """Published figures of a chip (cloud.google.com/tpu/docs, system architecture pages)."""
+    """Published figures of one chip."""
 
     flops: float  # bfloat16, a second
     memory: float  # bytes
     memory_rate: float  # bytes a second
-    link_rate: float  # bytes a second, all links of a chip together, one direction
+    link_rate: float  # bytes a second that leave it, all of its links together
+    source: str
 
 
+# Editions of these pages differ by a few per cent (v5e: 800 GiB/s or 819 GB/s of memory; v6e: 1,600
+# or 1,640 GB/s, and 3,200 or 3,584 Gb/s of links): the lower figure stands. The pages give links in
+# both directions together; one direction is half.
+_PAGES = "https://docs.cloud.google.com/tpu/docs"
 CHIPS = {
-    "v5e": Chip(197e12, 16e9, 819e9, 200e9),
-    "v6e": Chip(918e12, 32e9, 1640e9, 448e9),
-    "v5p": Chip(459e12, 95e9, 2765e9, 600e9),
+    "v5e": Chip(197e12, 16e9, 819e9, 400e9 / 2, f"{_PAGES}/v5e"),
+    "v6e": Chip(918e12, 32e9, 1600e9, 800e9 / 2, f"{_PAGES}/v6e"),
+    "v5p": Chip(459e12, 95e9, 2765e9, 1200e9 / 2, f"{_PAGES}/v5p-training"),
 }
-PODS = ("v5e:16x16", "v6e:16x16", "v5p:4x4x4")
+MARGIN = 0.1  # of a chip's memory that a step must leave free
+# A v5p slice of 64 chips holds the 100 million users of a pod of 256, four times as many each.
+REWARD = (("v5e:16x16", 256, 1), ("v6e:16x16", 256, 1), ("v5p:4x4x4", 64, 4))
+# The more chips share the parameters, the more of them share each new token's sums: as few as fit.
+POLICY = (("v5e:16x16", 8, 32), ("v6e:16x16", 16, 16), ("v5p:4x4x4", 8, 8))
 # The least slice that a compiler takes has four chips; on one of them, nothing travels.
 WEAK_SCALING = (
     ("v5e:2x2", 1),
@@ -62,198 +61,134 @@ WEAK_SCALING = (
     ("v5e:8x8", 64),
     ("v5e:16x16", 256),
 )
-_BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
-_KINDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+# 32 chips of v5e are the fewest that hold Llama 7B in training.
+WEAK_SCALING_POLICY = (("v5e:8x8", 2, 32), ("v5e:16x16", 8, 32))
 
 
-class Collective(NamedTuple):
-    """What one instruction sends."""
-
-    kind: str
-    bytes: int  # of its result on a chip
-    largest: int  # the longest axis of what it sends
+def chip_of(compiled: Compiled) -> Chip:
+    """The chip that a step was compiled for."""
+    return CHIPS[compiled.topology.partition(":")[0]]
 
 
-class Compiled(NamedTuple):
-    """What a compiled step is known to do on each chip."""
-
-    topology: str
-    chips: int
-    users: int
-    flops: float
-    bytes_accessed: float
-    memory: int  # arguments, results that take no argument's place, and temporaries
-    collectives: list[Collective]
-
-    @property
-    def sent(self) -> int:
-        """Bytes of all collectives."""
-        return sum(collective.bytes for collective in self.collectives)
-
-    def seconds(self) -> dict[str, float]:
-        """Rooflines: a step takes at least the longest, at most about their sum."""
-        chip = CHIPS[self.topology.partition(":")[0]]
-        ring = 2 * (self.chips - 1) / self.chips  # an all-reduce around a ring
-        return {
-            "compute_s": self.flops / chip.flops,
-            "memory_s": self.bytes_accessed / chip.memory_rate,
-            "links_s": ring * self.sent / chip.link_rate,
-        }
+def fits(compiled: Compiled) -> bool:
+    """Whether the step leaves the margin of memory free."""
+    return compiled.memory <= (1 - MARGIN) * chip_of(compiled).memory
 
 
-def reward_learner(num_users: int) -> Learner:
-    """The learner of PAL-B for so many users, one among many devices."""
-    return fit_by_gradient(
-        models.pal_b(num_prototypes=NUM_PROTOTYPES, latent_width=WIDTH, hidden_layers=1),
-        example_items=jnp.zeros((1, WIDTH)),
-        example_prompts=jnp.zeros((1, WIDTH)),
-        num_users=num_users,
-        loss=LOSSES["logistic"],
-        prior_strength=2.0,
-        optimizer=OptimizerSettings(
-            learning_rate=dict.fromkeys(PARAMETER_GROUPS, 1e-3),
-            weight_decay=dict.fromkeys(PARAMETER_GROUPS, 0.0),
-            schedule="constant",
-            warmup_fraction=0.0,
-            clip_norm=1.0,
-        ),
-        devices=along(AXIS),
-    )
+def seconds(compiled: Compiled) -> dict[str, float]:
+    """Rooflines: a step takes at least the longest, at most about their sum."""
+    chip, work = chip_of(compiled), compiled.work
+    return {
+        "compute_s": work.product_flops / chip.flops,
+        "memory_s": work.moved_bytes / chip.memory_rate,
+        "links_s": work.sent / chip.link_rate,
+    }
 
 
-def batch_shapes(chips: int, batch_per_chip: int) -> Batch:
-    """Shapes of the batches of all chips: every item and prompt distinct."""
-    size = chips * batch_per_chip
-
-    def shape(dtype: Any, *sizes: int) -> Any:
-        return jax.ShapeDtypeStruct(sizes, dtype)
-
-    whole, real = shape(jnp.int32, size), shape(jnp.float32, size)
-    return Batch(
-        items=shape(jnp.float32, 2 * size, WIDTH),
-        prompts=shape(jnp.float32, size, WIDTH),
-        users=whole,
-        chosen=whole,
-        rejected=whole,
-        prompt=whole,
-        user=whole,
-        weight=real,
-        target=real,
-        prior_share=real,
-        present=shape(jnp.bool_, size),
-    )
-
-
-def compile_reward_step(
-    topology: str, chips: int, *, users_per_chip: int, batch_per_chip: int
-) -> Compiled:
-    """Compile the step for so many chips of a topology."""
-    found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    mesh = Mesh(np.array(found.devices[:chips]), (AXIS,))
-    learner = reward_learner(chips * users_per_chip)
-    state = jax.eval_shape(learner.init, jax.random.key(0))
-    spread, same = PartitionSpec(AXIS), PartitionSpec()
-    placed = type(state)(
-        *(
-            _placed(part, mesh, spread if name in learner.of_users else same)
-            for name, part in state._asdict().items()
-        )
-    )
-    batch = _placed(batch_shapes(chips, batch_per_chip), mesh, spread)
-    step = data_parallel(
-        lambda state, batch, tables: learner.step(state, batch),
-        mesh,
-        "shard_map",
-        of_users=learner.of_users,
-    )
-    compiled = step.lower(placed, batch, ()).compile()  # type: ignore[attr-defined]
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    return Compiled(
-        topology=topology,
-        chips=chips,
-        users=chips * users_per_chip,
-        flops=cost["flops"],
-        bytes_accessed=cost["bytes accessed"],
-        memory=memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes,
-        collectives=collectives_in(compiled.as_text()),
-    )
-
-
-def collectives_in(text: str) -> list[Collective]:
-    """Collectives of a compiled program's text."""
-    found = []
-    for result, kind in re.findall(rf"= (\S.*?) ({_KINDS})(?:-start)?\(", text):
-        sizes = [
-            (dtype, [int(size) for size in axes.split(",") if size])
-            for dtype, axes in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", result)
-        ]
-        found.append(
-            Collective(
-                kind,
-                sum(_BYTES[dtype] * math.prod(axes) for dtype, axes in sizes),
-                max((max(axes, default=1) for _, axes in sizes), default=1),
-            )
-        )
-    return found
-
-
-def _placed(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
-    def place(leaf: Any) -> Any:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
-
-    return jax.tree.map(place, tree)
+def record(compiled: Compiled) -> dict[str, Any]:
+    """For the JSON."""
+    work = compiled.work
+    return {
+        "step": compiled.step,
+        "topology": compiled.topology,
+        "chips": compiled.chips,
+        "size": compiled.size,
+        "product_flops": work.product_flops,
+        "moved_bytes": work.moved_bytes,
+        "memory_bytes": compiled.memory,
+        "memory_free": 1 - compiled.memory / chip_of(compiled).memory,
+        "fits": fits(compiled),
+        "sent_bytes": work.sent,
+        "sent_bytes_by_kind": work.sent_by_kind(),
+        "collectives": [
+            collective._asdict() | {"sent": collective.sent}
+            for collective in sorted(work.collectives, key=lambda each: -each.sent)[:20]
+        ],
+        "roofline": seconds(compiled),
+    }
 
 
 def row(compiled: Compiled) -> dict[str, str]:
     """A line of the table."""
-    chip = CHIPS[compiled.topology.partition(":")[0]]
-    kinds = sorted({collective.kind for collective in compiled.collectives})
-    times = compiled.seconds()
+    times, work = seconds(compiled), compiled.work
+    sent = ", ".join(f"{kind} {sent / 1e6:,.1f}" for kind, sent in work.sent_by_kind().items())
     return {
+        "step": compiled.step,
         "topology": compiled.topology,
         "chips": str(compiled.chips),
-        "users": f"{compiled.users:,}",
-        "GFLOP": f"{compiled.flops / 1e9:.1f}",
-        "GB moved": f"{compiled.bytes_accessed / 1e9:.2f}",
+        "size": compiled.size,
+        "TFLOP": f"{work.product_flops / 1e12:.3f}",
+        "GB moved": f"{work.moved_bytes / 1e9:.2f}",
         "HBM GB": f"{compiled.memory / 1e9:.2f}",
-        "HBM free": f"{1 - compiled.memory / chip.memory:.0%}",
-        "collectives": f"{len(compiled.collectives)} {', '.join(kinds)}",
-        "MB sent": f"{compiled.sent / 1e6:.2f}",
+        "HBM free": f"{1 - compiled.memory / chip_of(compiled).memory:.0%}",
+        "MB sent": sent or "none",
         "compute ms": f"{1e3 * times['compute_s']:.2f}",
         "memory ms": f"{1e3 * times['memory_s']:.2f}",
         "links ms": f"{1e3 * times['links_s']:.2f}",
     }
 
 
-def main() -> None:
-    """Compile, print the tables and write the JSON."""
-    parser = measuring.options(__doc__, "tpu_aot")
-    options = parser.parse_args()
-    wanted = [(pod, math.prod(map(int, pod.partition(":")[2].split("x")))) for pod in PODS]
-    wanted += WEAK_SCALING  # the pod of 256 is its last step
-    users, batch = (1000, 64) if options.quick else (USERS_PER_CHIP, BATCH_PER_CHIP)
-    # A v5p slice of 64 chips holds the 100 million users of a pod of 256, four times as many each.
-    results = []
-    for topology, chips in wanted[:1] if options.quick else wanted:
-        compiled = compile_reward_step(
-            topology,
-            chips,
-            users_per_chip=4 * users if topology.startswith("v5p") else users,
-            batch_per_chip=batch,
+def wanted(steps: Iterable[str], *, quick: bool) -> list[Callable[[], Compiled]]:
+    """What to compile, the pods first."""
+
+    def reward(topology: str, chips: int, times: int = 1) -> Callable[[], Compiled]:
+        users, batch = (1000, 64) if quick else (USERS_PER_CHIP, BATCH_PER_CHIP)
+        return lambda: compile_reward_step(
+            topology, chips, users_per_chip=times * users, batch_per_chip=batch
         )
-        results.append(compiled)
-        print(measuring.table([row(compiled)]), flush=True)
-    records = [
-        compiled._asdict()
-        | compiled.seconds()
-        | {"collectives": [collective._asdict() for collective in compiled.collectives]}
-        for compiled in results
-    ]
+
+    def policy(topology: str, data: int, fsdp: int) -> Callable[[], Compiled]:
+        return lambda: compile_policy_step(topology, data=data, fsdp=fsdp)
+
+    found = []
+    if "reward" in steps:
+        found += [reward(*case) for case in REWARD]
+        found += [reward(*case) for case in WEAK_SCALING if case[:2] != REWARD[0][:2]]
+    if "policy" in steps:
+        found += [policy(*case) for case in POLICY]
+        found += [policy(*case) for case in WEAK_SCALING_POLICY if case not in POLICY]
+    return found[:1] if quick else found
+
+
+def main() -> None:
+    """Compile, print the tables and write the JSON and a table beside it."""
+    parser = measuring.options(__doc__, "tpu_aot")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS, metavar="STEP")
+    options = parser.parse_args()
+    if importlib.util.find_spec("libtpu") is None:
+        raise SystemExit("libtpu is not installed: pip install libtpu")
+    records: list[dict[str, Any]] = []
+    rows: list[dict[str, str]] = []
+    for compile_step in wanted(options.steps, quick=options.quick):
+        compiled = compile_step()
+        records.append(record(compiled))
+        rows.append(row(compiled))
+        print(measuring.table(rows[-1:]), flush=True)
+        _write(options, records, rows)  # after each, so that whoever stops early has what there is
+    print(f"\n{measuring.table(rows)}")
+    if not all(found["fits"] for found in records):
+        raise SystemExit(f"a step leaves less than {MARGIN:.0%} of a chip's memory free")
+
+
+def _write(
+    options: argparse.Namespace, records: list[dict[str, Any]], rows: list[dict[str, str]]
+) -> None:
+    path: Path = options.out
+    if path.exists() and not options.quick:  # steps that were not asked for stay
+        held = json.loads(path.read_text(encoding="utf-8"))["results"]
+        kept = [each for each in held if each.get("step") not in options.steps]
+    else:
+        kept = []
     measuring.write(
-        options.out, "does the reward step fit TPU pods", records, dtype="float32", executed=False
+        path,
+        "do the steps fit TPU pods",
+        kept + records,
+        dtype={"reward": "float32", "policy": "bfloat16 products, float32 parameters"},
+        executed=False,
+        chips={name: chip._asdict() for name, chip in CHIPS.items()},
+    )
+    path.with_name(f"{path.stem}_{'_'.join(options.steps)}.txt").write_text(
+        measuring.table(rows) + "\n", encoding="utf-8"
     )
 
 
