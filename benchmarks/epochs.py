@@ -6,8 +6,10 @@
 PAL-A (d = 384, latent width 64, one hidden layer, K = 8) on 20,000 comparisons by 1,000 users, 64
 to 1,024 comparisons a batch, among 200 items (as many as the statements of a conversation on Polis)
 or 2,000. paljax plans the epoch and runs it as training does, each distinct item of a batch once;
-torch loops over batches that are gathered beforehand (best) or built from rows by a DataLoader and
-a dictionary of users (published), and sends each comparison's items through the network.
+torch loops over batches that are gathered beforehand (best), or collates them sample by sample in a
+DataLoader and looks users up by name in a dictionary (published; in the process itself, since
+workers would cost more here than they save), and sends each comparison's items through the network.
+The published B x B similarity is PAL-B's and no part of PAL-A: see `heads`.
 """
 
 from collections.abc import Callable
@@ -105,22 +107,18 @@ def torch_epoch(
     order = np.random.default_rng(0).permutation(len(rows.user))
     parts = np.split(order, range(batch_size, len(order), batch_size))
     ready = [] if published else [gathered(part) for part in parts]
-    loader = torch.utils.data.DataLoader(
-        [
-            (items[chosen], items[rejected], int(user))
-            for chosen, rejected, user in zip(rows.chosen, rows.rejected, rows.user, strict=True)
-        ]
-        if published
-        else [0],
-        batch_size=batch_size,
-        shuffle=True,
-    )
+    # Samples as the published data sets give them: ((user, (left, right)), which one is preferred).
+    vectors = torch.from_numpy(items)
+    samples = [
+        ((str(user), (vectors[chosen], vectors[rejected])), -1)
+        for chosen, rejected, user in zip(rows.chosen, rows.rejected, rows.user, strict=True)
+    ]
+    loader = torch.utils.data.DataLoader(samples, batch_size=batch_size, shuffle=True)
 
     def run() -> None:
         if published:
-            for chosen, rejected, user in loader:
-                names = [str(number) for number in user.tolist()]
-                shared[:] = [peers.Comparisons(chosen, rejected, None, user, names)]
+            for (names, (chosen, rejected)), _ in loader:
+                shared[:] = [peers.Comparisons(chosen, rejected, None, None, names)]
                 step()
             return
         for batch in ready:

@@ -1,12 +1,14 @@
 """The heads again in torch: as well as we can write them, and as the published code does it.
 
-Both have the parameters and the losses of paljax's heads; B comparisons a batch, K prototypes, d
-latent width. "Best" is eager with a table of users, one product for all prototypes and fused AdamW.
-"Published" does what the code of PAL (arXiv 2406.08469) does in its training step: users'
-parameters in a dictionary, fetched user by user and each a tensor of its own for AdamW in torch's
-default form; PAL-A projects every comparison's user point and takes norms of differences; PAL-B
-reads the diagonal of a B x B matrix of similarities. Its frame (Lightning, logging, the bound on
-points) is left out. Functions close over parameters; a step is one call.
+The published code is RamyaLab/pluralistic-alignment (src/pal_rm_a and pal_rm_b: learner.py,
+userLearner.py, lightningmodule.py; src/dataset.py), of PAL, arXiv 2406.08469. Both have the
+parameters and the losses of paljax's heads; B comparisons a batch, K prototypes, d latent width.
+"Best" is eager with a table of users, one product for all prototypes and fused AdamW. "Published"
+does what that code does in its training step: users' parameters in a dictionary, fetched user by
+user and each a tensor of its own for AdamW in torch's default form; PAL-A projects every
+comparison's user point and takes norms of differences; PAL-B reads the diagonal of a B x B matrix
+of similarities. Its frame (Lightning, logging, the bound on points) is left out. Functions close
+over parameters; a step is one call.
 """
 
 import math
@@ -151,6 +153,49 @@ def pal_a_step(
 
     leaves = [*items, prototypes]
     return _step(batches, margin, leaves, users, fused=not published, bfloat16=bfloat16)
+
+
+def published_new_users(
+    margins: NDArray[Any], *, batch_size: int, learning_rate: float
+) -> tuple[Callable[[], None], Callable[[], NDArray[Any]]]:
+    """New users as published: everything is frozen but their weights, one parameter a user.
+
+    AdamW descends the logistic loss of comparisons in random batches, users mixed, each comparison
+    a sample that is collated (main_pal_b_unseen.py, lightningmodule.py). What the frozen networks
+    say is given here, where the published code computes it again in every step.
+
+    Args:
+        margins: [U, n, K] of the chosen over the rejected item, under each prototype.
+        batch_size: Comparisons a step.
+        learning_rate: Of AdamW, without weight decay.
+
+    Returns:
+        A call that trains for an epoch, and one that gives the weights [U, K].
+    """
+    names = [str(user) for user in range(len(margins))]
+    logits = {name: torch.randn(margins.shape[2], requires_grad=True) for name in names}
+    optimizer = torch.optim.AdamW(logits.values(), lr=learning_rate, weight_decay=0.0)
+    samples = [
+        ((name, torch.from_numpy(margin)), 1)
+        for name, of_user in zip(names, margins, strict=True)
+        for margin in of_user
+    ]
+    loader = torch.utils.data.DataLoader(samples, batch_size=batch_size, shuffle=True)
+
+    def epoch() -> None:
+        for (users, of_prototypes), _ in loader:
+            optimizer.zero_grad()
+            weights = torch.softmax(torch.stack([logits[user] for user in users]), dim=1)
+            loss = -functional.logsigmoid((weights * of_prototypes).sum(dim=1)).mean()
+            loss.backward()
+            optimizer.step()
+
+    def weights() -> NDArray[Any]:
+        with torch.no_grad():
+            found: NDArray[Any] = torch.softmax(torch.stack(list(logits.values())), dim=1).numpy()
+        return found
+
+    return epoch, weights
 
 
 def _step(

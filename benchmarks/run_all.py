@@ -6,10 +6,12 @@
 Each is a process of its own, so that none finds what another left in memory; what a benchmark says
 is passed on, its JSON goes to benchmarks/results/, and benchmarks/results/README.md compares what
 was found with what is wanted. A benchmark that fails or takes too long is told in the table, and
-the others go on; the exit status is then 1.
+the others go on; the exit status is then 1. One whose package (torch, libtpu) is missing is left
+out, and the table says so.
 """
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -38,6 +40,7 @@ class Benchmark(NamedTuple):
     arguments: tuple[str, ...]  # that make it as long as there is time for
     has_quick: bool
     rows: Callable[[dict[str, Any]], Iterable[Row]]
+    needs: str | None = None  # a package without which it says nothing
 
 
 def _ratio(found: dict[str, float]) -> str:
@@ -68,6 +71,13 @@ def new_users_rows(record: dict[str, Any]) -> Iterable[Row]:
     first = record["results"][0]
     what = f"new users/s, n = {first['comparisons']}, K = {first['prototypes']}"
     yield Row(what, f"{first['users_per_s']:,.0f} (gap {first['max_gap']:.0e})", ">= 100,000")
+    published = record["published"]
+    if published is not None:
+        what = f"new users, published ({published['epochs']} epochs) / ours"
+        ratio = measuring.Ratio(**published["ratio"])
+        found = f"{ratio.median:,.0f} [{ratio.lowest:,.0f}, {ratio.highest:,.0f}]"
+        yield Row(what, found, ">= 1,000x")
+        yield Row("the same, one epoch", f"{published['ratio_of_one_epoch']:,.0f}", "")
 
 
 def e_step_rows(record: dict[str, Any]) -> Iterable[Row]:
@@ -75,6 +85,18 @@ def e_step_rows(record: dict[str, Any]) -> Iterable[Row]:
     for row in record["results"][-2:]:
         what = f"E-step, {row['comparisons']:,} comparisons, {row['order']}, a second"
         yield Row(what, f"{row['comparisons_per_s']:,.0f}", ">= 1,000,000")
+
+
+def tpu_aot_rows(record: dict[str, Any]) -> Iterable[Row]:
+    """Memory, and what bounds a step on paper."""
+    for found in record["results"]:
+        what = (
+            f"{found['step']} step, {found['topology']} ({found['chips']} chips, {found['size']})"
+        )
+        yield Row(f"{what}, of a chip's memory free", f"{found['memory_free']:.0%}", ">= 10 %")
+        times = {name.removesuffix("_s"): s for name, s in found["roofline"].items()}
+        parts = ", ".join(f"{name} {1e3 * s:.2f}" for name, s in times.items())
+        yield Row(f"{what}, roofline ms (nothing has run)", parts, "")
 
 
 def heads_rows(record: dict[str, Any]) -> Iterable[Row]:
@@ -122,9 +144,11 @@ ALL = (
     Benchmark("users", ("--rounds", "5"), False, users_rows),
     Benchmark("new_users", ("--rounds", "5"), False, new_users_rows),
     Benchmark("e_step", ("--rounds", "7"), False, e_step_rows),
-    Benchmark("epochs", (), True, epochs_rows),
-    Benchmark("heads", ("--batch-sizes", "256", "4096"), True, heads_rows),
+    Benchmark("epochs", (), True, epochs_rows, needs="torch"),
+    Benchmark("heads", ("--batch-sizes", "256", "4096"), True, heads_rows, needs="torch"),
     Benchmark("streaming", (), True, streaming_rows),
+    # The policy step takes minutes a pod: its rows are those of the last run that asked for it.
+    Benchmark("tpu_aot", ("--steps", "reward"), True, tpu_aot_rows, needs="libtpu"),
 )
 
 
@@ -135,10 +159,15 @@ class Outcome(NamedTuple):
     seconds: float
     failure: str | None
     rows: list[Row]
+    left_out: str | None = None  # why it did not run
 
 
 def run(benchmark: Benchmark, folder: Path, *, quick: bool) -> Outcome:
     """Run a benchmark and read its JSON."""
+    if benchmark.needs is not None and importlib.util.find_spec(benchmark.needs) is None:
+        reason = f"{benchmark.needs} is not installed"
+        print(f"\n== {benchmark.name}: left out, {reason}", flush=True)
+        return Outcome(benchmark.name, 0.0, None, [], reason)
     out = folder / f"{benchmark.name}.json"
     arguments = ["--quick"] if quick and benchmark.has_quick else [*benchmark.arguments]
     command = [sys.executable, "-m", f"benchmarks.{benchmark.name}", *arguments, "--out", str(out)]
@@ -173,6 +202,8 @@ def markdown(outcomes: Iterable[Outcome], *, quick: bool) -> str:
     ]
     for outcome in outcomes:
         name = f"{outcome.name} ({outcome.seconds:.0f} s)"
+        if outcome.left_out is not None:
+            lines.append(f"| {outcome.name} | left out | {outcome.left_out} | |")
         if outcome.failure is not None:
             lines.append(f"| {name} | failed | {outcome.failure} | |")
         lines += [f"| {name} | {row.what} | {row.found} | {row.wanted} |" for row in outcome.rows]
