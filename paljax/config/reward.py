@@ -21,7 +21,7 @@ from paljax.data.encoders import EncoderConfig, Numbers
 from paljax.errors import nearest
 from paljax.learners.fit_by_em import Assignment
 from paljax.models import MODELS, bradley_terry
-from paljax.ranges import Count, PositiveFloat, PositiveInt
+from paljax.ranges import Count, NonNegativeFloat, PositiveFloat, PositiveInt
 
 SharedSection = section_of(bradley_terry, "bradley_terry")
 
@@ -36,6 +36,8 @@ def _model_section(name: str) -> type[Section]:
         num_prototypes=(PositiveInt | Literal["auto"], "auto"),
         # The reward that all users share; null leaves it out.
         shared=(SharedSection | None, Field(default_factory=SharedSection)),
+        # true: the shared reward is fitted first and stays; prototypes are deviations from it.
+        anchored=(bool, False),
         # false switches the prototypes off; what remains is the shared reward.
         personal=(bool, True),
     )
@@ -80,6 +82,8 @@ class SelectionSection(Section):
     prior_strength: Annotated[list[PositiveFloat], MinLen(1)] = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
     # auto: the shared reward where validation data leave it open whether people differ.
     personalize: Literal["auto", "always"] = "auto"
+    # Of the shared reward's networks, to choose from; null: the optimiser's decay alone.
+    shared_weight_decay: Annotated[list[NonNegativeFloat], MinLen(1)] | None = None
     refit: bool = True  # train once more on training and validation data, as selected
 
 
@@ -125,6 +129,39 @@ class Config(Section):
             raise ValueError(
                 "model.personal: false leaves the shared reward alone, and model.shared is null; "
                 "set model.personal to true or give model.shared"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _decay_only_shrinks(self) -> Self:
+        rate = self.optimizer.learning_rate.networks
+        for decay in self.selection.shared_weight_decay or ():
+            if rate * decay >= 1:
+                raise ValueError(
+                    f"selection.shared_weight_decay: {decay:g} takes {rate * decay:g} times the "
+                    f"weights away in a step of optimizer.learning_rate.networks {rate:g}; give "
+                    f"less than {1 / rate:g}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _anchor_can_hold(self) -> Self:
+        if not getattr(self.model, "anchored", False):
+            return self
+        if self.model.shared is None:
+            raise ValueError(
+                "model.anchored: true measures prototypes from the shared reward, and model.shared "
+                "is null; set model.anchored to false or give model.shared"
+            )
+        if isinstance(self.learner, EMLearner):
+            raise ValueError(
+                "model.anchored: true does not go with learner.name 'em', which learns how many "
+                "people each prototype has; 'gradient' and 'episodes' do"
+            )
+        for key, value, choices in _not_linear(self.model):
+            raise ValueError(
+                f"model.{key}: {value!r} does not go with model.anchored: true, whose margins must "
+                f"be linear in the users' weights; {nearest('', choices)}, or model.anchored: false"
             )
         return self
 

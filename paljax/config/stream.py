@@ -67,6 +67,11 @@ class StreamConfig(Section):
                 "model.personal: false leaves the shared reward alone, and model.shared is null; "
                 "set model.personal to true or give model.shared"
             )
+        if getattr(self.model, "anchored", False):
+            raise ValueError(
+                "model.anchored: true wants the shared reward first, and a stream fits both at "
+                "once; set it to false, or give stage 'reward'"
+            )
         if self.loss.weight_by_user:
             raise ValueError(
                 "loss.weight_by_user: true is for data in memory; give stage stream false, or a "

@@ -103,6 +103,8 @@ def fit_by_episodes(
         shared: tuple[Params, tuple[Array, Array]], batch: EpisodeBatch, dropout_key: PRNGKeyArray
     ) -> tuple[Array, Array]:
         params, (population, log_strength) = shared
+        if model.even_population:
+            population = jax.lax.stop_gradient(population)
         items = model.encode_items(params, batch.items, dropout_key=dropout_key)
         prompts = gather(
             model.encode_prompts(params, batch.prompts, dropout_key=dropout_key),

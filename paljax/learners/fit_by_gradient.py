@@ -115,6 +115,8 @@ def fit_by_gradient(
         shared: tuple[Params, Array], logits: Array, batch: Batch, dropout_key: PRNGKeyArray
     ) -> tuple[Array, Array]:
         params, population = shared
+        if model.even_population:
+            population = jax.lax.stop_gradient(population)
         encoded_items = model.encode_items(params, batch.items, dropout_key=dropout_key)
         encoded_prompts = model.encode_prompts(params, batch.prompts, dropout_key=dropout_key)
         items = gather(encoded_items, batch.chosen), gather(encoded_items, batch.rejected)

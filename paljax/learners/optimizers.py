@@ -9,9 +9,10 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from paljax.learners.devices import ONE_DEVICE, Devices
-from paljax.models import Params
+from paljax.models import ANCHOR, Params
 
 PARAMETER_GROUPS = ("networks", "prototypes", "scale", "user_weights")
+FROZEN = "frozen"  # what is not learned: neither rate nor decay
 
 
 class OptimizerSettings(NamedTuple):
@@ -82,7 +83,8 @@ def by_group(settings: OptimizerSettings) -> optax.GradientTransformation:
                 adamw(settings, group), optax.scale_by_learning_rate(settings.learning_rate[group])
             )
             for group in PARAMETER_GROUPS
-        },
+        }
+        | {FROZEN: optax.set_to_zero()},
         _labels,
     )
 
@@ -106,11 +108,12 @@ def gradient_norms(
         rows: Gradients of this device's users' own rows.
         devices: Where the other users' rows are.
     """
-    squares: dict[str, list[Array]] = {group: [] for group in PARAMETER_GROUPS}
+    squares: dict[str, list[Array]] = {group: [] for group in (*PARAMETER_GROUPS, FROZEN)}
     labels = jax.tree.leaves(_labels(shared))
     for label, leaf in zip(labels, jax.tree.leaves(shared), strict=True):
         squares[label].append(jnp.sum(leaf**2))
     squares["user_weights"] += [devices.total(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(rows)]
+    del squares[FROZEN]
     by_group = {group: sum(parts) for group, parts in squares.items() if parts}
     norms = {f"grad_norm/{group}": jnp.sqrt(square) for group, square in by_group.items()}
     return {"grad_norm": jnp.sqrt(sum(by_group.values()))} | norms
@@ -119,7 +122,7 @@ def gradient_norms(
 def _labels(shared: tuple[Params, Any]) -> tuple[Any, Any]:
     """Name the parameter group of every leaf."""
     params, of_all_users = shared
-    group_of = {"prototypes": "prototypes", "log_scale": "scale"}
+    group_of = {"prototypes": "prototypes", "log_scale": "scale", ANCHOR: FROZEN}
 
     def labelled(group: str, subtree: Any) -> Any:
         return jax.tree.map(lambda _: group, subtree)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from paljax.models.anchored import ANCHOR, anchored
 from paljax.models.bradley_terry import bradley_terry, with_shared_reward
 from paljax.models.pal_a import pal_a
 from paljax.models.pal_b import pal_b
@@ -55,12 +56,14 @@ def build(
 
 
 __all__ = [
+    "ANCHOR",
     "MODELS",
     "Encoded",
     "Inputs",
     "Params",
     "PreferenceModel",
     "VectorInputs",
+    "anchored",
     "bradley_terry",
     "build",
     "gather",

@@ -50,6 +50,7 @@ class PreferenceModel(NamedTuple):
     encode_prompts: Encode  # (params, prompts [M, E]) -> encoded prompts, leading axis M
     rewards: Rewards  # (params, items, prompts, weights [B, K]) -> [B]
     prototype_rewards: PrototypeRewards | None  # (params, items, prompts) -> [B, K]
+    even_population: bool = False  # the population's weights are 1/K and no parameter
 
 
 class VectorInputs(NamedTuple):

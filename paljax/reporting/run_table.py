@@ -55,7 +55,9 @@ def _selection(run: Run) -> Html:
         return Html("")
     strengths = sorted({c.prior_strength or 0.0 for c in selection.candidates})
     counts = sorted({c.num_prototypes for c in selection.candidates})
-    cells = {(c.num_prototypes, c.prior_strength or 0.0): c for c in selection.candidates}
+    # Several weight decays of the shared reward share a cell, which shows the best.
+    by_loss = sorted(selection.candidates, key=lambda c: -(c.validation_nll or 0.0))
+    cells = {(c.num_prototypes, c.prior_strength or 0.0): c for c in by_loss}
     chosen = (selection.num_prototypes, selection.prior_strength or 0.0)
     rows = []
     for count in counts:

@@ -21,13 +21,13 @@ from paljax.data.prepare import Prepared
 from paljax.evaluation import correctness
 from paljax.learners.learner import Learner
 from paljax.loop import Log, fit
-from paljax.models import PreferenceModel
+from paljax.models import Params, PreferenceModel
 from paljax.parallel import one_copy
 from paljax.predictions import encode
 from paljax.processes import of_first
 from paljax.reward.judges import Fitted
 from paljax.reward.predictors import Trained, join
-from paljax.reward.tasks import fits_by_em, learner_for, task_for
+from paljax.reward.tasks import anchored_to, fits_by_em, learner_for, task_for
 from paljax.runs import CHECKPOINTS
 from paljax.stopwatch import Pace, Stopwatch
 
@@ -42,6 +42,7 @@ class Candidate(NamedTuple):
     validation_nll: float
     validation_accuracy: float
     validation_losses: NDArray[np.float64]  # [n] of every validation comparison, in nats
+    weight_decay: float  # of the networks
 
 
 class Fitting(NamedTuple):
@@ -56,6 +57,7 @@ class Fitting(NamedTuple):
     log: Log
     stop: Callable[[], bool]  # whether the run is asked to stop; the same in all processes
     learners: dict[PreferenceModel, Learner]  # a refit takes its model's, and no new program
+    anchor: Params | None = None  # of the shared reward that an anchored model deviates from
 
 
 def build_model(
@@ -65,17 +67,30 @@ def build_model(
     prompt_encoder: Encoder | None,
 ) -> PreferenceModel:
     """The configured model, or the shared-reward baseline where `num_prototypes` is None."""
-    model = configured_model(config.model, num_prototypes)
-    return models.with_learned_vectors(
-        model,
-        items=item_encoder.learned_vectors(),
-        prompts=prompt_encoder.learned_vectors() if prompt_encoder and model.uses_prompts else None,
-    )
+
+    def learned(model: PreferenceModel) -> PreferenceModel:
+        of_prompts = prompt_encoder if model.uses_prompts else None
+        return models.with_learned_vectors(
+            model,
+            items=item_encoder.learned_vectors(),
+            prompts=of_prompts.learned_vectors() if of_prompts else None,
+        )
+
+    shared = learned(configured_model(config.model, None))
+    if num_prototypes is None or not is_anchored(config.model):
+        return learned(configured_model(config.model, num_prototypes))
+    alone = config.model.model_copy(update={"shared": None})
+    return models.anchored(learned(configured_model(alone, num_prototypes)), shared)
+
+
+def is_anchored(section: ModelSection) -> bool:
+    """Whether the model's prototypes are deviations from a shared reward that is fitted first."""
+    return bool(getattr(section, "anchored", False) and section.personal)
 
 
 def configured_model(section: ModelSection, num_prototypes: int | None) -> PreferenceModel:
     """The model of a section on vectors, or its shared-reward baseline for None."""
-    values = section.model_dump(exclude={"name", "shared", "personal"})
+    values = section.model_dump(exclude={"name", "shared", "personal", "anchored"})
     shared_section = getattr(section, "shared", None)
     shared = None if shared_section is None else shared_section.model_dump(exclude={"name"})
     if section.name == "bradley_terry":
@@ -94,6 +109,27 @@ def fit_candidates(fitting: Fitting, name: str, model: PreferenceModel) -> list[
         _with_strength(fitting, model, fitted, strength, train, validation, epochs)
         for strength in _strengths(fitting.config, model, fitted)
     ]
+
+
+def fit_shared(fitting: Fitting, name: str) -> list[Candidate]:
+    """Fit the shared reward, once for every weight decay that it may choose from."""
+    config, prepared = fitting.config, fitting.prepared
+    decays = config.selection.shared_weight_decay
+    if decays is None:
+        return fit_candidates(fitting, name, _shared_model(config, prepared))
+    candidates = []
+    for decay in decays:
+        section = config.optimizer.weight_decay.model_copy(update={"networks": decay})
+        optimizer = config.optimizer.model_copy(update={"weight_decay": section})
+        with_decay = fitting._replace(config=config.model_copy(update={"optimizer": optimizer}))
+        # A model of its own, by which a refit finds the learner that has this decay.
+        model = _shared_model(config, prepared)
+        candidates += fit_candidates(with_decay, f"{name} decay={decay:g}", model)
+    return candidates
+
+
+def _shared_model(config: Config, prepared: Prepared) -> PreferenceModel:
+    return build_model(config, None, prepared.item_encoder, prepared.prompt_encoder)
 
 
 def best_of(candidates: Iterable[Candidate]) -> Candidate:
@@ -133,6 +169,7 @@ def refit(fitting: Fitting, name: str, chosen: Candidate) -> Candidate:
         validation_nll=chosen.validation_nll,
         validation_accuracy=chosen.validation_accuracy,
         validation_losses=chosen.validation_losses,
+        weight_decay=chosen.weight_decay,
     )
 
 
@@ -162,9 +199,10 @@ def _fit(
     learners, config, prepared = fitting.learners, fitting.config, fitting.prepared
     if model not in learners:
         learners[model] = learner_for(config, prepared, model)
-    task = task_for(
-        config, prepared, name, model, learners[model], train, validation, epochs=epochs
-    )
+    learner = learners[model]
+    if fitting.anchor is not None:
+        learner = anchored_to(learner, fitting.anchor)
+    task = task_for(config, prepared, name, model, learner, train, validation, epochs=epochs)
     with Checkpoints(fitting.run_dir / CHECKPOINTS / name.replace(" ", "_")) as checkpoints:
         watch = Stopwatch(fitting.log)
         progress = fit(
@@ -218,6 +256,7 @@ def _with_strength(
         validation_nll=float(losses.mean()),
         validation_accuracy=float(accuracy),
         validation_losses=losses,
+        weight_decay=fitting.config.optimizer.weight_decay.networks,
     )
 
 

@@ -293,25 +293,30 @@ def _membership(trained: Trained, prepared: Prepared, users: Weights) -> dict[st
 
 
 def selection(
-    candidates: Sequence[Candidate], chosen: Candidate, shared: Candidate
+    candidates: Sequence[Candidate], shared: Sequence[Candidate], chosen: Candidate
 ) -> dict[str, Any]:
-    """What was chosen on validation data, among what."""
+    """What was chosen on validation data, among what; `shared` are the shared rewards."""
+
+    def is_personal(candidate: Candidate) -> bool:
+        return not any(candidate is one for one in shared)
 
     def told(candidate: Candidate) -> dict[str, Any]:
         return {
-            "personal": candidate is not shared,
+            "personal": is_personal(candidate),
             "num_prototypes": candidate.trained.model.num_prototypes,
             "prior_strength": candidate.trained.prior_strength,
+            "weight_decay": candidate.weight_decay,
             "epochs": candidate.epochs,
             "validation_nll": candidate.validation_nll,
             "validation_accuracy": candidate.validation_accuracy,
         }
 
-    tried = [*candidates, *([] if any(c is shared for c in candidates) else [shared])]
+    tried = [*filter(is_personal, candidates), *shared]
     return {
-        "personal": chosen is not shared,
+        "personal": is_personal(chosen),
         "num_prototypes": chosen.trained.model.num_prototypes,
         "prior_strength": chosen.trained.prior_strength,
+        "weight_decay": chosen.weight_decay,
         "epochs": chosen.epochs,
         "candidates": list(map(told, tried)),
     }

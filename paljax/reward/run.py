@@ -23,6 +23,8 @@ from paljax.reward.fits import (
     best_of,
     build_model,
     fit_candidates,
+    fit_shared,
+    is_anchored,
     prefer_shared,
     refit,
 )
@@ -38,6 +40,7 @@ class Fits(NamedTuple):
     """What a run fitted and chose."""
 
     candidates: list[Candidate]  # of the configured model
+    shared_candidates: list[Candidate]  # of the baseline
     chosen: Candidate  # fitted on the training part
     final: Candidate  # the one that is reported: refitted where the configuration says so
     shared_chosen: Candidate  # the baseline
@@ -147,7 +150,7 @@ def _evaluate(config: Config, prepared: Prepared, fits: Fits) -> Outcome:
             other: {key: result[key] for key in ("test", "unseen")}
             for other, result in before_refit.items()
         },
-        "selection": results.selection(fits.candidates, fits.chosen, fits.shared_chosen),
+        "selection": results.selection(fits.candidates, fits.shared_candidates, fits.chosen),
         "audit": checked,
         "groups": scored.grouped_by,
         "data": results.data_counts(prepared),
@@ -164,27 +167,38 @@ def _fit(fitting: Fitting) -> Fits:
     """Fit the baseline and every candidate, choose on validation data, and refit."""
     config = fitting.config
     name = config.model.name
-    shared = best_of(fit_candidates(fitting, BASELINE, _model(fitting, None)))
-    candidates = [shared]
+    all_shared = fit_shared(fitting, BASELINE)
+    shared = best_of(all_shared)
+    candidates = all_shared
     if name != BASELINE:
         wanted = config.model.num_prototypes
         numbers = config.selection.num_prototypes if wanted == "auto" else [wanted]
         if not config.model.personal:
             numbers = [1]
+        anchored = _anchored(fitting, shared)
         candidates = [
             candidate
             for number in numbers
-            for candidate in fit_candidates(fitting, f"{name} K={number}", _model(fitting, number))
+            for candidate in fit_candidates(anchored, f"{name} K={number}", _model(fitting, number))
         ]
     chosen = best_of(candidates)
     if config.selection.personalize == "auto" and prefer_shared(fitting, shared, chosen):
         chosen = shared
     theirs = _fit_published(fitting) if config.evaluation.published_pal else None
     if not config.selection.refit:
-        return Fits(candidates, chosen, chosen, shared, shared, theirs)
+        return Fits(candidates, all_shared, chosen, chosen, shared, shared, theirs)
     shared_final = refit(fitting, f"{BASELINE} refit", shared)
-    final = shared_final if chosen is shared else refit(fitting, f"{name} refit", chosen)
-    return Fits(candidates, chosen, final, shared, shared_final, theirs)
+    final = shared_final
+    if chosen is not shared:
+        final = refit(_anchored(fitting, shared_final), f"{name} refit", chosen)
+    return Fits(candidates, all_shared, chosen, final, shared, shared_final, theirs)
+
+
+def _anchored(fitting: Fitting, shared: Candidate) -> Fitting:
+    """For fits of models that deviate from this shared reward, where they are configured so."""
+    if not is_anchored(fitting.config.model):
+        return fitting
+    return fitting._replace(anchor=shared.trained.params)
 
 
 def _fit_published(fitting: Fitting) -> Candidate:

@@ -35,7 +35,7 @@ from paljax.learners.learner import Learner, State
 from paljax.learners.losses import LOSSES
 from paljax.learners.optimizers import OptimizerSettings
 from paljax.loop import Task
-from paljax.models import PreferenceModel
+from paljax.models import ANCHOR, Params, PreferenceModel
 from paljax.parallel import Parallel, on_devices, replicate
 from paljax.reward.judges import (
     Scores,
@@ -149,6 +149,16 @@ def task_for(
         log_every=config.training.log_every,
         parallel=parallel,
     )
+
+
+def anchored_to(learner: Learner, anchor: Params) -> Learner:
+    """The same learner of an anchored model, whose shared reward has these parameters."""
+
+    def init(key: PRNGKeyArray) -> Any:
+        state = learner.init(key)
+        return state._replace(params=state.params | {ANCHOR: anchor})
+
+    return learner._replace(init=init)
 
 
 def fits_by_em(config: Config, model: PreferenceModel) -> bool:

@@ -32,7 +32,7 @@ def choices(kind):
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory):
     @functools.cache
-    def run(kind):
+    def run(kind, anchored=False, decays=None):
         folder = tmp_path_factory.mktemp(kind)
         (folder / "comparisons.jsonl").write_text(choices(kind), encoding="utf-8")
         record = {
@@ -43,10 +43,11 @@ def run_of(tmp_path_factory):
                 "latent_width": 3,
                 "num_prototypes": 2,
                 "shared": {"hidden_layers": 0},
+                "anchored": anchored,
             },
             "optimizer": {"learning_rate": dict.fromkeys(["networks", "prototypes"], 0.05)},
             "training": {"epochs": 60, "batch_size": 64},
-            "selection": {"prior_strength": [1.0, 8.0]},
+            "selection": {"prior_strength": [1.0, 8.0], "shared_weight_decay": decays},
             "evaluation": {"shots": [0, 2], "resamples": 100},
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
@@ -84,3 +85,41 @@ def test_people_who_differ_have_rewards_of_their_own(run_of):
     assert metrics["selection"]["personal"] is True
     assert metrics["selection"]["num_prototypes"] == 2
     assert metrics["gain"]["test"]["interval"][0] > 0
+
+
+def test_a_user_without_data_has_the_shared_reward_where_that_is_the_anchor(run_of):
+    run = run_of("different", anchored=True, decays=(0.0, 10.0))
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["selection"]["personal"] is True
+    assert metrics["gain"]["test"]["interval"][0] > 0
+    shared = metrics["baselines"]["bradley_terry"]
+    assert metrics["unseen"]["0"] == shared["unseen"]["0"]
+    assert metrics["unseen"]["2"]["accuracy"] > shared["unseen"]["2"]["accuracy"] + 0.1
+    before = metrics["before_refit"]
+    assert before["pal_a"]["unseen"]["0"] == before["bradley_terry"]["unseen"]["0"]
+    assert before["pal_a"]["unseen"]["0"] != metrics["unseen"]["0"]
+
+
+def test_the_shared_reward_chooses_its_own_weight_decay(run_of):
+    metrics = json.loads((run_of("alike", decays=(0.0, 10.0)) / "metrics.json").read_text())
+    candidates = metrics["selection"]["candidates"]
+    shared = [one for one in candidates if not one["personal"]]
+    assert [one["weight_decay"] for one in shared] == [0.0, 10.0]
+    assert shared[0]["validation_nll"] < shared[1]["validation_nll"] - 0.1
+    assert metrics["selection"]["personal"] is False
+    assert metrics["selection"]["weight_decay"] == 0.0
+    assert metrics["baselines"]["bradley_terry"]["test"]["accuracy"] > 0.7
+    assert {one["weight_decay"] for one in candidates if one["personal"]} == {1e-4}
+
+
+def test_an_anchored_model_scores_after_it_was_written(run_of, tmp_path):
+    run = run_of("different", anchored=True, decays=(0.0, 10.0))
+    items = [{"user_id": user, "response": [x, 0.0, 0.0]}
+             for user in ("user 0", "user 1", "nobody") for x in (0, 2)]  # fmt: skip
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in items))
+    arguments = ["--run", str(run), "--input", str(tmp_path / "items.jsonl")]
+    assert score.main([*arguments, "--out", str(tmp_path / "out.parquet")]) == 0
+    rewards = np.array(pq.read_table(tmp_path / "out.parquet")["reward"]).reshape(3, 2)
+    wants = rewards[:, 1] - rewards[:, 0]
+    assert wants[0] * wants[1] < 0
+    assert min(abs(wants[0]), abs(wants[1])) > 2 * abs(wants[2])
