@@ -8,7 +8,7 @@ from pydantic import Field
 from paljax.config.sections import PositiveShare, Section, Share, options_section
 from paljax.data.sources import SOURCES
 from paljax.data.votes_to_pairs import Passes
-from paljax.ranges import Count, PositiveInt
+from paljax.ranges import Count, NonNegativeFloat, PositiveInt
 
 
 class FileData(Section):
@@ -79,6 +79,7 @@ class PairsSection(Section):
     """How comparisons are formed of votes, once these are split."""
 
     passes: Passes = "drop"
+    least_difference: NonNegativeFloat = 0.0  # of two votes that a pair is formed of
     most_per_user: PositiveInt | None = 200  # in each part
     seed: Count = 0
 

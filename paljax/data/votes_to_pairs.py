@@ -32,6 +32,7 @@ def votes_to_pairs(
     split_votes: Callable[[Dataset], Split],
     *,
     passes: Passes = "drop",
+    least_difference: float = 0.0,
     most_per_user: int | None = 200,
     seed: int = 0,
 ) -> Paired:
@@ -49,6 +50,8 @@ def votes_to_pairs(
         split_votes: Splits them; called with the votes that are left after `passes`.
         passes: What a vote without an opinion counts: nothing ("drop"), the middle of the scale, or
             its lowest value.
+        least_difference: Two votes that differ by less are no pair: on a fine scale, a hand that
+            slipped is no preference. Equal votes never are.
         most_per_user: Pairs of one user in one part. None: all.
         seed: Of the choice of pairs; a user's pairs depend on nothing else.
 
@@ -67,16 +70,18 @@ def votes_to_pairs(
         for mine in _by_user(votes, np.flatnonzero(vote_split.part == part)):
             if part == "support":
                 mine = mine[np.argsort(vote_split.arrival[mine], kind="stable")]
-                pairs.append(_first_complete(mine, votes.value[mine], most_per_user))
+                value = votes.value[mine]
+                pairs.append(_first_complete(mine, value, least_difference, most_per_user))
             else:
                 generator = np.random.default_rng([seed, place, int(votes.user[mine[0]])])
                 mine = generator.permutation(mine)
-                pairs.append(_round_by_round(mine, votes.value[mine], most_per_user))
+                value = votes.value[mine]
+                pairs.append(_round_by_round(mine, value, least_difference, most_per_user))
     chosen, rejected = np.concatenate(pairs).T
     if not len(chosen):
         raise UserError(
             f"no pair can be formed of {len(votes.user)} votes: in no part does a user like one "
-            "item better than another"
+            f"item better than another{f' by {least_difference:g}' if least_difference else ''}"
         )
     order = np.argsort(votes.user[chosen], kind="stable")
     chosen, rejected = chosen[order], rejected[order]
@@ -113,14 +118,14 @@ def _by_user(votes: Votes, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def _round_by_round(
-    votes: NDArray[np.int64], value: NDArray[np.float32], most: int | None
+    votes: NDArray[np.int64], value: NDArray[np.float32], least: float, most: int | None
 ) -> NDArray[np.int64]:
     """Pairs of votes in a circle, at most `most`: liked better, liked less, [pairs, 2]."""
     size, found = len(votes), 0
     rounds = [np.zeros((0, 2), np.int64)]
     for distance in range(1, size // 2 + 1):
         one = np.arange(size // 2 if 2 * distance == size else size)
-        rounds.append(_differing(one, (one + distance) % size, value))
+        rounds.append(_differing(one, (one + distance) % size, value, least))
         found += len(rounds[-1])
         if most is not None and found >= most:
             break
@@ -128,21 +133,22 @@ def _round_by_round(
 
 
 def _first_complete(
-    votes: NDArray[np.int64], value: NDArray[np.float32], most: int | None
+    votes: NDArray[np.int64], value: NDArray[np.float32], least: float, most: int | None
 ) -> NDArray[np.int64]:
     """Pairs of votes in order of the later one, at most `most`, [pairs, 2]."""
     later, earlier = np.tril_indices(len(votes), -1)
-    return np.asarray(votes[_differing(later, earlier, value)[:most]])
+    return np.asarray(votes[_differing(later, earlier, value, least)[:most]])
 
 
 def _differing(
-    one: NDArray[np.int64], other: NDArray[np.int64], value: NDArray[np.float32]
+    one: NDArray[np.int64], other: NDArray[np.int64], value: NDArray[np.float32], least: float
 ) -> NDArray[np.int64]:
-    """The pairs whose values differ, the higher first."""
+    """The pairs whose values differ, by `least` or more, the higher first."""
     better = np.where(value[one] > value[other], one, other)
     worse = np.where(value[one] > value[other], other, one)
     pairs: NDArray[np.int64] = np.stack([better, worse], axis=1)
-    return pairs[np.not_equal(value[one], value[other])]
+    difference = value[better] - value[worse]
+    return pairs[(difference > 0) & (difference >= least)]
 
 
 def _comparisons(

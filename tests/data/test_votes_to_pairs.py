@@ -206,3 +206,13 @@ def test_votes_that_say_nothing_are_refused(value, line):
     data = assemble_votes(["ann"] * 3, list("abc"), np.array(value))
     with pytest.raises(UserError, match=line):
         votes_to_pairs(data, all_in("train"))
+
+
+@pytest.mark.parametrize("part", ["test", "support"])
+def test_ratings_that_hardly_differ_are_no_pair(part):
+    data = assemble_votes(["ann"] * 4, ["a", "b", "c", "d"], np.array([0.0, 5.0, 9.0, 5.0]))
+    paired = votes_to_pairs(data, all_in(part), least_difference=5.0, most_per_user=None)
+    expected = {("b", "a"), ("c", "a"), ("d", "a")}  # 5 is enough, 4 is not, and 0 never
+    assert texts_of(paired.dataset, paired.dataset.comparisons) == expected
+    with pytest.raises(UserError, match="better than another by 10"):
+        votes_to_pairs(data, all_in(part), least_difference=10.0)
