@@ -5,14 +5,14 @@ that does not come from the person, a label that is told by the format of the te
 does not depend on what the person said, comparisons that were learned from and then scored.
 """
 
-import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paljax.data.dataset import Comparisons, Table
+from paljax.data.encoders.format import format_features
 from paljax.data.prepare import Prepared
 from paljax.evaluation import accuracy_gain, correctness, mean_over_users
 from paljax.reward import baselines
@@ -24,19 +24,6 @@ APART = {
     "train_test": (("train", "validation"), ("test",)),
     "support_query": (("support",), ("query",)),
 }
-FORMAT_FEATURES = (
-    "characters",
-    "words",
-    "lines",
-    "punctuation",
-    "capitals",
-    "digits",
-    "beyond_ascii",
-    "markup",
-    "starts_with_capital",
-    "ends_sentence",
-    "asks",
-)
 
 
 def audit(
@@ -118,36 +105,6 @@ def comparison_keys(rows: Comparisons) -> NDArray[np.str_]:
     low, high = np.minimum(rows.chosen, rows.rejected), np.maximum(rows.chosen, rows.rejected)
     columns = (rows.user, rows.prompt, low, high)
     return np.array([",".join(map(str, key)) for key in zip(*columns, strict=True)], np.str_)
-
-
-def format_features(texts: Sequence[str]) -> NDArray[np.float32]:
-    """What can be seen of texts without reading them, [N, F] in the order of FORMAT_FEATURES.
-
-    Counts are logarithms of one more; shares are of the characters.
-    """
-    return np.array([_format_of(text) for text in texts], np.float32)
-
-
-def _format_of(text: str) -> list[float]:
-    characters = max(len(text), 1)
-    stripped = text.strip()
-
-    def share(wanted: str) -> float:
-        return sum(character in wanted for character in text) / characters
-
-    return [
-        np.log1p(len(text)),
-        np.log1p(len(text.split())),
-        np.log1p(text.count("\n")),
-        share(string.punctuation),
-        sum(map(str.isupper, text)) / characters,
-        share(string.digits),
-        sum(ord(character) > 127 for character in text) / characters,
-        np.log1p(sum(text.count(mark) for mark in ("**", "```", "\n- ", "\n#", "<", "http"))),
-        float(stripped[:1].isupper()),
-        float(stripped.endswith((".", "!", "?"))),
-        np.log1p(text.count("?")),
-    ]
 
 
 def _format_probe(

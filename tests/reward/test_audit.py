@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from paljax.data.dataset import assemble
+from paljax.data.encoders.format import FORMAT_FEATURES, format_features
 from paljax.data.prepare import Prepared
 from paljax.data.splits import Split
-from paljax.reward.audit import FORMAT_FEATURES, audit, failures, format_features
+from paljax.reward.audit import audit, failures
 from paljax.reward.predictors import Predictor
 from paljax.reward.results import Scored
 

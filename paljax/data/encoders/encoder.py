@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from paljax.data.dataset import Table
 from paljax.data.encoders.causal_lm import CAUSAL_LM
+from paljax.data.encoders.format import FORMAT
 from paljax.data.encoders.item_id import ITEM_ID
 from paljax.data.encoders.minilm import MINILM
 from paljax.data.encoders.numbers import NUMBERS, StandardisedNumbers
@@ -22,6 +23,7 @@ from paljax.models import Inputs, VectorInputs
 PARTS: dict[str, Kind] = {
     "numbers": NUMBERS,
     "item_id": ITEM_ID,
+    "format": FORMAT,
     "minilm": MINILM,
     "transformers": TRANSFORMERS,
     "causal_lm": CAUSAL_LM,
