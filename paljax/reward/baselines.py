@@ -23,6 +23,8 @@ from paljax.reward.predictors import Margins, Predictor
 PRIOR_SPREADS = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Where items have more numbers (embeddings), a D x D covariance of every user is no baseline.
 MOST_ATTRIBUTES = 32
+# Of embeddings, that a user's own regression reads: few choices can't tell more weights apart.
+MOST_COMPONENTS = 16
 # Rounds of EM: on electricity the mean moves by under a thousandth of its size after half of them.
 EM_ROUNDS = 200
 # From far away, and where the last round of EM ended: its next prior differs little.
@@ -162,6 +164,30 @@ def per_user_logistic_regression(
     width = features.shape[1]
     population = Population(jnp.zeros(width), spread**2 * jnp.eye(width))
     return _predictor(features, train, users, population)
+
+
+def principal_components(
+    features: NDArray[np.float32], rows: NDArray[np.int32], *, most: int = MOST_COMPONENTS
+) -> NDArray[np.float32]:
+    """Coordinates of all items along the directions in which training items differ most.
+
+    Args:
+        features: Of all items, [N, D].
+        rows: Items of training, one entry for every time that one appears.
+        most: Of the components.
+
+    Returns:
+        [N, C], C at most `most`, D and one less than the distinct training items. Coordinates are
+        from the training items' mean and scaled together, so that the first has mean square one.
+    """
+    appearing, counts = np.unique(rows, return_counts=True)
+    share = counts / counts.sum()
+    centred = features.astype(np.float64) - share @ features[appearing].astype(np.float64)
+    weighted = np.sqrt(share)[:, None] * centred[appearing]
+    _, spreads, directions = np.linalg.svd(weighted, full_matrices=False)
+    told = spreads[:most] > 1e-6 * max(spreads[0], 1e-12)
+    components = centred @ directions[:most][told].T
+    return (components / max(spreads[0], 1e-12)).astype(np.float32)
 
 
 def best_spread(

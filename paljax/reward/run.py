@@ -238,9 +238,13 @@ def _predictors(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Pre
     if fits.published is not None:
         predictors[published.NAME] = _predict(prepared, fits.published)
     features = _numbers(prepared)
-    if 0 < features.shape[1] <= baselines.MOST_ATTRIBUTES:
-        comparisons, split = prepared.dataset.comparisons, prepared.split
-        train = comparisons.select(split.rows("train"))
+    comparisons, split = prepared.dataset.comparisons, prepared.split
+    train = comparisons.select(split.rows("train"))
+    are_attributes = features.shape[1] <= baselines.MOST_ATTRIBUTES
+    if not are_attributes:
+        appearing = np.concatenate([train.chosen, train.rejected])
+        features = baselines.principal_components(features, appearing)
+    if features.shape[1]:
         validation = comparisons.select(split.rows("validation"))
         validation = validation.select(~validation.tie)
         users = baselines.Users(len(prepared.dataset.users), prepared.room)
@@ -250,7 +254,8 @@ def _predictors(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Pre
         predictors["per_user_logistic_regression"] = baselines.per_user_logistic_regression(
             features, rows, users, spread=spread
         )
-        predictors["mixed_logit"] = baselines.mixed_logit(features, rows, users)
+        if are_attributes:
+            predictors["mixed_logit"] = baselines.mixed_logit(features, rows, users)
     return predictors
 
 

@@ -6,7 +6,7 @@ import yaml
 
 from paljax.config import load
 from paljax.data.dataset import assemble
-from paljax.reward.baselines import item_majority
+from paljax.reward.baselines import item_majority, principal_components
 from paljax.reward.published import as_published
 
 
@@ -43,3 +43,37 @@ def test_pal_as_published_keeps_data_and_budget(tmp_path, uses_prompts):
     assert theirs.learner.name == "gradient"
     assert theirs.optimizer.learning_rate.networks == 1e-4
     assert theirs.optimizer.learning_rate.user_weights == 5e-3
+
+
+def test_principal_components_keep_distances_along_the_directions_of_most_spread():
+    generator = np.random.default_rng(0)
+    spreads = np.array([5.0, 3.0, 1.0, 0.01, 0.0, 0.0])
+    rotation = np.linalg.qr(generator.normal(size=(6, 6)))[0]
+    planted = generator.normal(size=(50, 6)) * spreads
+    features = (planted @ rotation + 7).astype(np.float32)
+    training = np.repeat(np.arange(30), 3).astype(np.int32)
+    found = principal_components(features, training, most=3)
+    assert found.shape == (50, 3)
+    seen = found[training]
+    np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose((seen[:, 0] ** 2).mean(), 1, rtol=1e-4)
+    # Of items that training never saw, too, all distances are kept, in one unit.
+    far = np.linalg.norm(planted[0] - planted[31:], axis=1)
+    np.testing.assert_allclose(
+        np.linalg.norm(found[0] - found[31:], axis=1) / far,
+        np.linalg.norm(found[0] - found[31]) / far[0],
+        rtol=1e-3,
+    )
+    again = principal_components(features, training, most=16)
+    assert again.shape[1] == 4  # no direction without spread
+
+
+def test_principal_components_weigh_items_by_how_often_they_appear():
+    features = np.array([[0.0, 0], [1, 0], [0, 2]], np.float32)
+    rows = np.array([0, 1] * 50 + [2], np.int32)
+    found = principal_components(features, rows, most=1)
+    assert abs(found[0, 0] - found[1, 0]) > abs(found[0, 0] - found[2, 0])
+
+
+def test_equal_items_have_no_components():
+    assert principal_components(np.ones((3, 40), np.float32), np.array([0, 1])).shape == (3, 0)
