@@ -187,7 +187,8 @@ def principal_components(
     _, spreads, directions = np.linalg.svd(weighted, full_matrices=False)
     told = spreads[:most] > 1e-6 * max(spreads[0], 1e-12)
     components = centred @ directions[:most][told].T
-    return (components / max(spreads[0], 1e-12)).astype(np.float32)
+    scaled: NDArray[np.float32] = (components / max(spreads[0], 1e-12)).astype(np.float32)
+    return scaled
 
 
 def best_spread(
