@@ -72,6 +72,34 @@ def adamw(settings: OptimizerSettings, group: str) -> optax.GradientTransformati
     )
 
 
+class DecayState(NamedTuple):
+    """Of `decayed`."""
+
+    weight_decay: Float[Array, ""]  # an array, so that fits of different decays share a program
+
+
+def decayed(weight_decay: float) -> optax.GradientTransformation:
+    """Add so many times the parameters to the updates; `with_weight_decay` changes how many."""
+
+    def init(params: Params) -> DecayState:
+        return DecayState(jnp.asarray(weight_decay, jnp.float32))
+
+    def update(
+        updates: Params, state: DecayState, params: Params | None = None
+    ) -> tuple[Params, DecayState]:
+        added = jax.tree.map(lambda u, p: u + state.weight_decay * p, updates, params)
+        return added, state
+
+    return optax.GradientTransformation(init, update)
+
+
+def with_weight_decay(state: optax.OptState, group: str, weight_decay: float) -> optax.OptState:
+    """The state of `by_group` with another decay of one parameter group."""
+    old = state.inner_states[group]
+    new = optax.tree.set(old, weight_decay=jnp.asarray(weight_decay, jnp.float32))
+    return state._replace(inner_states=state.inner_states | {group: new})
+
+
 def by_group(settings: OptimizerSettings) -> optax.GradientTransformation:
     """AdamW on (parameters of a model, what all users' weights share), each group at its peak rate.
 
@@ -80,7 +108,9 @@ def by_group(settings: OptimizerSettings) -> optax.GradientTransformation:
     return optax.partition(
         {
             group: optax.chain(
-                adamw(settings, group), optax.scale_by_learning_rate(settings.learning_rate[group])
+                optax.scale_by_adam(settings.beta1, settings.beta2),
+                decayed(settings.weight_decay[group]),
+                optax.scale_by_learning_rate(settings.learning_rate[group]),
             )
             for group in PARAMETER_GROUPS
         }

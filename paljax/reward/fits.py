@@ -27,7 +27,7 @@ from paljax.predictions import encode
 from paljax.processes import of_first
 from paljax.reward.judges import Fitted
 from paljax.reward.predictors import Trained, join
-from paljax.reward.tasks import anchored_to, fits_by_em, learner_for, task_for
+from paljax.reward.tasks import anchored_to, decaying, fits_by_em, learner_for, task_for
 from paljax.runs import CHECKPOINTS
 from paljax.stopwatch import Pace, Stopwatch
 
@@ -58,6 +58,7 @@ class Fitting(NamedTuple):
     stop: Callable[[], bool]  # whether the run is asked to stop; the same in all processes
     learners: dict[PreferenceModel, Learner]  # a refit takes its model's, and no new program
     anchor: Params | None = None  # of the shared reward that an anchored model deviates from
+    weight_decay: float | None = None  # of the networks, instead of the configured one
 
 
 def build_model(
@@ -114,22 +115,17 @@ def fit_candidates(fitting: Fitting, name: str, model: PreferenceModel) -> list[
 def fit_shared(fitting: Fitting, name: str) -> list[Candidate]:
     """Fit the shared reward, once for every weight decay that it may choose from."""
     config, prepared = fitting.config, fitting.prepared
+    model = build_model(config, None, prepared.item_encoder, prepared.prompt_encoder)
     decays = config.selection.shared_weight_decay
     if decays is None:
-        return fit_candidates(fitting, name, _shared_model(config, prepared))
-    candidates = []
-    for decay in decays:
-        section = config.optimizer.weight_decay.model_copy(update={"networks": decay})
-        optimizer = config.optimizer.model_copy(update={"weight_decay": section})
-        with_decay = fitting._replace(config=config.model_copy(update={"optimizer": optimizer}))
-        # A model of its own, by which a refit finds the learner that has this decay.
-        model = _shared_model(config, prepared)
-        candidates += fit_candidates(with_decay, f"{name} decay={decay:g}", model)
-    return candidates
-
-
-def _shared_model(config: Config, prepared: Prepared) -> PreferenceModel:
-    return build_model(config, None, prepared.item_encoder, prepared.prompt_encoder)
+        return fit_candidates(fitting, name, model)
+    return [
+        candidate
+        for decay in decays
+        for candidate in fit_candidates(
+            fitting._replace(weight_decay=decay), f"{name} decay={decay:g}", model
+        )
+    ]
 
 
 def best_of(candidates: Iterable[Candidate]) -> Candidate:
@@ -161,6 +157,7 @@ def prefer_shared(fitting: Fitting, shared: Candidate, personal: Candidate) -> b
 
 def refit(fitting: Fitting, name: str, chosen: Candidate) -> Candidate:
     """Train as selected on training and validation data together; the selection stays."""
+    fitting = fitting._replace(weight_decay=chosen.weight_decay)
     rows = _part(fitting, "train", "validation")
     model, strength = chosen.trained.model, chosen.trained.prior_strength
     fitted, _ = _fit(fitting, name, model, rows, None, chosen.epochs)
@@ -202,6 +199,8 @@ def _fit(
     learner = learners[model]
     if fitting.anchor is not None:
         learner = anchored_to(learner, fitting.anchor)
+    if fitting.weight_decay is not None:
+        learner = decaying(learner, fitting.weight_decay)
     task = task_for(config, prepared, name, model, learner, train, validation, epochs=epochs)
     with Checkpoints(fitting.run_dir / CHECKPOINTS / name.replace(" ", "_")) as checkpoints:
         watch = Stopwatch(fitting.log)
@@ -256,8 +255,14 @@ def _with_strength(
         validation_nll=float(losses.mean()),
         validation_accuracy=float(accuracy),
         validation_losses=losses,
-        weight_decay=fitting.config.optimizer.weight_decay.networks,
+        weight_decay=_weight_decay(fitting),
     )
+
+
+def _weight_decay(fitting: Fitting) -> float:
+    if fitting.weight_decay is not None:
+        return fitting.weight_decay
+    return fitting.config.optimizer.weight_decay.networks
 
 
 def _strengths(config: Config, model: PreferenceModel, fitted: Fitted) -> Sequence[float | None]:

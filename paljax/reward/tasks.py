@@ -33,7 +33,7 @@ from paljax.learners.fit_by_episodes import fit_by_episodes
 from paljax.learners.fit_by_gradient import fit_by_gradient
 from paljax.learners.learner import Learner, State
 from paljax.learners.losses import LOSSES
-from paljax.learners.optimizers import OptimizerSettings
+from paljax.learners.optimizers import OptimizerSettings, with_weight_decay
 from paljax.loop import Task
 from paljax.models import ANCHOR, Params, PreferenceModel
 from paljax.parallel import Parallel, on_devices, replicate
@@ -149,6 +149,17 @@ def task_for(
         log_every=config.training.log_every,
         parallel=parallel,
     )
+
+
+def decaying(learner: Learner, weight_decay: float) -> Learner:
+    """The same learner whose networks decay by so much; no new program."""
+
+    def init(key: PRNGKeyArray) -> Any:
+        state = learner.init(key)
+        optimizer = with_weight_decay(state.optimizer, "networks", weight_decay)
+        return state._replace(optimizer=optimizer)
+
+    return learner._replace(init=init)
 
 
 def anchored_to(learner: Learner, anchor: Params) -> Learner:
