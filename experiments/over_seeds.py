@@ -41,7 +41,9 @@ def flat(metrics: dict[str, Any]) -> dict[str, float]:
             for shots, joined in block["unseen"].items():
                 scores[f"{name}, unseen users with {shots} comparisons, {score}"] = joined[score]
     # What configurations are chosen by: the validation part, for the fit on the training part.
-    chosen = min(metrics["selection"]["candidates"], key=lambda fit: fit["validation_nll"])
+    selection = metrics["selection"]
+    fits = [fit for fit in selection["candidates"] if fit["personal"] == selection["personal"]]
+    chosen = min(fits, key=lambda fit: fit["validation_nll"])
     for score in SCORES:
         scores[f"{metrics['model']}, validation part, {score}"] = chosen[f"validation_{score}"]
     return scores
@@ -57,6 +59,18 @@ def counts(metrics: dict[str, Any]) -> dict[str, int]:
         for name, block in blocks.items()
         for part, key in (("comparisons", "n"), ("number", "n_users"))
     }
+
+
+def intervals(metrics: dict[str, Any]) -> dict[str, list[float]]:
+    """95 % intervals over users of one run: the model's accuracies, and its gains."""
+    gain = metrics["gain"]
+    found = {"seen users, accuracy": metrics["test"]["intervals"]["accuracy"],
+             "seen users, gain": gain["test"]["interval"]}  # fmt: skip
+    for shots, block in metrics["unseen"].items():
+        where = f"unseen users with {shots} comparisons"
+        found[f"{where}, accuracy"] = block["intervals"]["accuracy"]
+        found[f"{where}, gain"] = gain["unseen"][shots]["interval"]
+    return found
 
 
 def main() -> None:
@@ -85,6 +99,8 @@ def main() -> None:
         "seeds": options.seeds,
         "overrides": options.overrides,
         "scored_on": [counts(metrics) for metrics in runs],
+        "personal": [metrics["selection"]["personal"] for metrics in runs],
+        "intervals": [intervals(metrics) for metrics in runs],
         "versions": versions(),
         "scores": table,
     }

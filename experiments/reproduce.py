@@ -2,8 +2,8 @@
 
     python experiments/reproduce.py [--table-only]
 
-Each folder with config.yaml goes through over_seeds.py (finished runs under runs/ are taken up);
-the table is made of the results.json beside them and stands between two comments in README.md.
+Each experiment goes through over_seeds.py (finished runs under runs/ are taken up); the table is
+made of the results beside the configurations and stands between two comments in README.md.
 """
 
 import argparse
@@ -11,19 +11,79 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- results of experiments/reproduce.py -->", "<!-- end of results -->"
-# Folder -> what the row is about.
-ROWS = {
-    "polis": "Polis, Bowling Green, seen people",
-    "polis_cold": "the same, statements that training never saw",
-    "pluriharms": "PluriHarms",
-}
+
+
+class Experiment(NamedTuple):
+    """What a row of the table is about, and how it comes about."""
+
+    about: str
+    config: str
+    name: str | None = None  # of the results, where they are not results.json
+    overrides: tuple[str, ...] = ()
+    seeds: int = 5
+
+    @property
+    def results(self) -> Path:
+        """Where its scores are."""
+        name = f"results-{self.name}.json" if self.name else "results.json"
+        return (HERE / self.config).with_name(name)
+
+    @property
+    def command(self) -> list[str]:
+        """What makes them."""
+        named = ["--name", self.name] if self.name else []
+        seeds = ["--seeds", str(self.seeds)]
+        script = [sys.executable, str(HERE / "over_seeds.py")]
+        return [*script, str(HERE / self.config), *named, *seeds, *self.overrides]
+
+
+# Of Polis, beside Bowling Green.
+CONVERSATIONS = (
+    "15-per-hour-seattle",
+    "bg2050-volunteers",
+    "brexit-consensus",
+    "canadian-electoral-reform",
+    "scoop-hivemind.affordable-housing",
+    "scoop-hivemind.biodiversity",
+    "scoop-hivemind.freshwater",
+    "scoop-hivemind.taxes",
+    "scoop-hivemind.ubi",
+)
+EXPERIMENTS = (
+    Experiment("Polis, Bowling Green, seen people", "polis/config.yaml"),
+    Experiment("Polis, Bowling Green, cold statements", "polis_cold/config.yaml", seeds=3),
+    *(
+        Experiment(
+            f"Polis, {name}, seen people",
+            "polis/config.yaml",
+            name,
+            (f"data.conversation={name}", "evaluation.published_pal=false"),
+            seeds=1,
+        )
+        for name in CONVERSATIONS
+    ),
+    Experiment("UKPConvArg, held-out pairs", "ukpconvarg/config.yaml"),
+    Experiment("UKPConvArg, held-out debates", "ukpconvarg/debates.yaml", "debates"),
+    Experiment("UKPConvArg, answers of seen workers", "ukpconvarg/workers.yaml", "workers"),
+    Experiment("PluriHarms", "pluriharms/config.yaml"),
+    Experiment(
+        "PluriHarms, any difference a pair",
+        "pluriharms/config.yaml",
+        "any-difference",
+        ("pairs.least_difference=0",),
+    ),
+    Experiment("Planted people who want the same", "controls/config.yaml"),
+    Experiment(
+        "Planted people who toss coins", "controls/config.yaml", "noise", ("data.temperature=1e6",)
+    ),
+)
 NAMES = ("bradley_terry", "pal_a")
-SEEN, JOINED = "seen users, accuracy", "unseen users with 20 comparisons, accuracy"
+SEEN = "seen users, accuracy"
 
 
 def table() -> str:
@@ -32,21 +92,23 @@ def table() -> str:
         "| data | seeds | shared reward | PAL, validation | PAL, test |",
         "|---|---|---|---|---|",
     ]
-    for folder, about in ROWS.items():
-        path = HERE / folder / "results.json"
-        if not path.exists():
+    for experiment in EXPERIMENTS:
+        if not experiment.results.exists():
             continue
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(experiment.results.read_text(encoding="utf-8"))
         scores, seeds = record["scores"], record["seeds"]
         cells = [
             _percent(scores[f"bradley_terry, {SEEN}"]),
             _percent(scores["pal_a, validation part, accuracy"]),
             _percent(scores[f"pal_a, {SEEN}"]),
         ]
-        lines.append(f"| {about} | {seeds} | {' | '.join(cells)} |")
-        if f"pal_a, {JOINED}" in scores:
-            shared, pal = (_percent(scores[f"{name}, {JOINED}"]) for name in NAMES)
-            lines.append(f"| the same, new people with 20 votes | {seeds} | {shared} | | {pal} |")
+        lines.append(f"| {experiment.about} | {seeds} | {' | '.join(cells)} |")
+        for shots in (0, 20):
+            where = f"unseen users with {shots} comparisons, accuracy"
+            if f"pal_a, {where}" in scores:
+                shared, pal = (_percent(scores[f"{name}, {where}"]) for name in NAMES)
+                about = f"the same, new people with {shots}"
+                lines.append(f"| {about} | {seeds} | {shared} | | {pal} |")
     return "\n".join(lines)
 
 
@@ -69,9 +131,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--table-only", action="store_true", help="from the results that are there")
     if not parser.parse_args().table_only:
-        for folder in ROWS:
-            config = HERE / folder / "config.yaml"
-            subprocess.run([sys.executable, HERE / "over_seeds.py", config], check=True)
+        for experiment in EXPERIMENTS:
+            subprocess.run(experiment.command, check=True)
         subprocess.run([sys.executable, HERE / "personas" / "sweep.py"], check=True)
     README.write_text(rewrite(README.read_text(encoding="utf-8"), table()), encoding="utf-8")
 
