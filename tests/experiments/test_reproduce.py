@@ -1,0 +1,48 @@
+"""The list of experiments: every configuration is one, and the table is made of their results."""
+
+import json
+
+import pytest
+
+from experiments import reproduce
+from paljax.config import load
+
+
+@pytest.mark.parametrize("experiment", reproduce.EXPERIMENTS, ids=lambda one: one.about)
+def test_every_experiment_can_be_configured(experiment):
+    config = load(reproduce.HERE / experiment.config, [*experiment.overrides, "splits.seed=3"])
+    assert config.splits.seed == 3
+    assert config.model.name == reproduce.NAMES[1]
+
+
+def test_no_two_experiments_write_one_file():
+    written = [experiment.results for experiment in reproduce.EXPERIMENTS]
+    assert len(set(written)) == len(written)
+
+
+def test_the_table_has_a_row_for_what_has_results_and_for_people_who_join(tmp_path, monkeypatch):
+    one = reproduce.Experiment("votes", "votes/config.yaml")
+    other = reproduce.Experiment("nothing yet", "votes/config.yaml", "other")
+    monkeypatch.setattr(reproduce, "HERE", tmp_path)
+    monkeypatch.setattr(reproduce, "EXPERIMENTS", (one, other))
+    scores = {
+        "bradley_terry, seen users, accuracy": (0.75, 0.01),
+        "pal_a, seen users, accuracy": (0.82, None),
+        "pal_a, validation part, accuracy": (0.81, 0.002),
+        "bradley_terry, unseen users with 0 comparisons, accuracy": (0.76, 0.01),
+        "pal_a, unseen users with 0 comparisons, accuracy": (0.77, 0.01),
+    }
+    record = {
+        "seeds": 3,
+        "scores": {
+            name: {"mean": mean, "standard_deviation": spread}
+            for name, (mean, spread) in scores.items()
+        },
+    }
+    (tmp_path / "votes").mkdir()
+    one.results.write_text(json.dumps(record), encoding="utf-8")
+    assert reproduce.table().splitlines()[2:] == [
+        "| votes | 3 | 75.0 ± 1.0 | 81.0 ± 0.2 | 82.0 |",
+        "| the same, new people with 0 | 3 | 76.0 ± 1.0 | | 77.0 ± 1.0 |",
+    ]
+    assert reproduce.rewrite(f"a{reproduce.BEGIN}old{reproduce.END}b", "new").count("old") == 0
