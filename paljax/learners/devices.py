@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import PRNGKeyArray
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 
 class Devices(NamedTuple):
@@ -20,6 +21,13 @@ class Devices(NamedTuple):
 
 
 ONE_DEVICE = Devices(total=lambda tree: tree, local=lambda tree: tree, own_key=lambda key: key)
+
+
+def part_of_mean(
+    values: Float[Array, "B"], present: Bool[Array, "B"], devices: Devices = ONE_DEVICE
+) -> Float[Array, ""]:
+    """What this device's comparisons add to the mean over all devices' comparisons."""
+    return jnp.sum(jnp.where(present, values, 0)) / jnp.maximum(devices.total(jnp.sum(present)), 1)
 
 
 def along(axis: str) -> Devices:

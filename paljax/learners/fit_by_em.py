@@ -14,12 +14,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from paljax.data.batches import Batch, Plan, to_batch
 from paljax.data.iterations import Choices, Iteration
 from paljax.kernels import log_odds, sum_by_user
+from paljax.learners.devices import part_of_mean
 from paljax.learners.learner import Learner, Metrics
 from paljax.learners.losses import expected_loss, logistic
 from paljax.learners.optimizers import (
     OptimizerSettings,
     by_group,
     clipped,
+    descend,
     gradient_norms,
     rate_factor,
 )
@@ -106,133 +108,81 @@ def fit_by_em(
     """
     if model.prototype_rewards is None:
         raise ValueError("fit_by_em needs a model with a reward for each prototype")
-    num_groups = model.num_prototypes
-    transformation = by_group(optimizer)
+    mixture = _Mixture(model, num_users, optimizer, by_group(optimizer), assignment, starts)
+    return Learner(partial(_init, mixture, example_items, example_prompts), partial(_step, mixture))
+
+
+class _Mixture(NamedTuple):
+    """What the iterations of a fit share."""
+
+    model: PreferenceModel
+    num_users: int
+    settings: OptimizerSettings
+    transformation: optax.GradientTransformation
+    assignment: Assignment
+    starts: int
+
+
+# The axis of the starts in every field of a state: they share the clock.
+OVER_STARTS = EMState._make(
+    None if field in ("step", "num_steps") else 0 for field in EMState._fields
+)
+
+
+def _init(mixture: _Mixture, items: Inputs, prompts: Inputs | None, key: PRNGKeyArray) -> EMState:
+    starts, num_groups = mixture.starts, mixture.model.num_prototypes
 
     def init_one(key: PRNGKeyArray) -> tuple[Params, optax.OptState]:
-        params = model.init(key, example_items, example_prompts)
-        return params, transformation.init((params, ()))
+        params = mixture.model.init(key, items, prompts)
+        return params, mixture.transformation.init((params, ()))
 
-    def init(key: PRNGKeyArray) -> EMState:
-        params_key, state_key = jax.random.split(key)
-        params, optimizer_state = jax.vmap(init_one)(jax.random.split(params_key, starts))
-        return EMState(
-            params=params,
-            log_sizes=jnp.full((starts, num_groups), -jnp.log(num_groups)),
-            optimizer=optimizer_state,
-            evidence=jnp.full(starts, -jnp.inf),
-            step=jnp.zeros((), jnp.int32),
-            num_steps=jnp.asarray(optimizer.num_steps, jnp.int32),
-            key=jax.random.split(state_key, starts),
-        )
+    params_key, state_key = jax.random.split(key)
+    params, moments = jax.vmap(init_one)(jax.random.split(params_key, starts))
+    return EMState(
+        params=params,
+        log_sizes=jnp.full((starts, num_groups), -jnp.log(num_groups)),
+        optimizer=moments,
+        evidence=jnp.full(starts, -jnp.inf),
+        step=jnp.zeros((), jnp.int32),
+        num_steps=jnp.asarray(mixture.settings.num_steps, jnp.int32),
+        key=jax.random.split(state_key, starts),
+    )
 
-    def objective(
-        params: Params, responsibilities: Array, batch: Batch, dropout_key: PRNGKeyArray
-    ) -> tuple[Array, Array]:
-        encoded = EncodedTables(
-            model.encode_items(params, batch.items, dropout_key=dropout_key),
-            model.encode_prompts(params, batch.prompts, dropout_key=dropout_key),
-        )
-        margins = _margins(model, params, encoded, batch.chosen, batch.rejected, batch.prompt)
-        of_users = jnp.take(responsibilities, batch.users, axis=0, mode="clip")
-        belongs = gather(of_users, batch.user)
-        losses = expected_loss(logistic, margins, batch.target[:, None])
-        expected = batch.weight * jnp.sum(belongs * losses, axis=1)
-        return _mean(expected, batch.present), _mean(
-            jnp.sum(belongs * margins, axis=1), batch.present
-        )
 
-    def maximise(
-        params: Params,
-        optimizer_state: optax.OptState,
-        key: PRNGKeyArray,
-        responsibilities: Array,
-        iteration: Iteration,
-        first_step: Array,
-        num_steps: Array,
-    ) -> tuple[Params, optax.OptState, Metrics]:
-        def gradient_step(
-            carried: tuple[Params, optax.OptState, Array], plan: Plan
-        ) -> tuple[tuple[Params, optax.OptState, Array], Metrics]:
-            params, optimizer_state, step = carried
-            (loss, margin), gradient = jax.value_and_grad(objective, has_aux=True)(
-                params,
-                responsibilities,
-                to_batch(iteration.tables, plan),
-                jax.random.fold_in(key, step),
-            )
-            shared = (gradient, ())
-            norms = gradient_norms(shared)
-            shared = clipped(shared, norms["grad_norm"], optimizer)
-            updates, optimizer_state = transformation.update(shared, optimizer_state, (params, ()))
-            factor = rate_factor(optimizer, step, num_steps)
-            params, _ = optax.apply_updates((params, ()), optax.tree.scale(factor, updates))
-            metrics = {"loss": loss, "margin": margin} | norms
-            return (params, optimizer_state, step + 1), metrics
+def _step(mixture: _Mixture, state: EMState, batch: Iteration) -> tuple[EMState, Metrics]:
+    """One iteration of every start; metrics of the one with the most evidence."""
+    iterate = jax.vmap(
+        partial(_iterate, mixture), in_axes=(OVER_STARTS, None), out_axes=(OVER_STARTS, 0)
+    )
+    after, metrics = iterate(state, batch)
+    best = best_start(after.evidence)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(after.evidence)
+    factor = rate_factor(mixture.settings, state.step, state.num_steps)
+    return after, {name: values[best] for name, values in metrics.items()} | {
+        "step": state.step,
+        "learning_rate": jnp.asarray(mixture.settings.learning_rate["networks"] * factor),
+        "finite_starts": jnp.sum(finite),
+    }
 
-        (params, optimizer_state, _), metrics = jax.lax.scan(
-            gradient_step, (params, optimizer_state, first_step), iteration.plan
-        )
-        return params, optimizer_state, jax.tree.map(jnp.mean, metrics)
 
-    def iterate(
-        params: Params,
-        log_sizes: Array,
-        optimizer_state: optax.OptState,
-        key: PRNGKeyArray,
-        iteration: Iteration,
-        step: Array,
-        num_steps: Array,
-    ) -> tuple[Params, optax.OptState, Expectation, Metrics]:
-        encoded = encode(model, params, iteration.tables)
-        found = expect(
-            model, params, log_sizes, encoded, iteration.choices, num_users, assignment=assignment
-        )
-        params, optimizer_state, metrics = maximise(
-            params, optimizer_state, key, found.responsibilities, iteration, step, num_steps
-        )
-        metrics |= {
-            "evidence": found.evidence,
-            "accuracy": found.accuracy,
-            "groups_with_users": groups_with_users(found.log_sizes, iteration.choices.observed),
-        }
-        return params, optimizer_state, found, metrics
-
-    def step(state: EMState, batch: Iteration) -> tuple[EMState, Metrics]:
-        params, optimizer_state, found, metrics = jax.vmap(
-            iterate, in_axes=(0, 0, 0, 0, None, None, None)
-        )(
-            state.params,
-            state.log_sizes,
-            state.optimizer,
-            state.key,
-            batch,
-            state.step,
-            state.num_steps,
-        )
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(found.evidence)
-        best = best_start(found.evidence)
-        of_best = {name: values[best] for name, values in metrics.items()}
-        steps = len(batch.plan.present)
-        rate = optimizer.learning_rate["networks"] * rate_factor(
-            optimizer, state.step, state.num_steps
-        )
-        new_state = EMState(
-            params=params,
-            log_sizes=found.log_sizes,
-            optimizer=optimizer_state,
-            evidence=found.evidence,
-            step=state.step + steps,
-            num_steps=state.num_steps,
-            key=state.key,
-        )
-        return new_state, of_best | {
-            "step": state.step,
-            "learning_rate": jnp.asarray(rate),
-            "finite_starts": jnp.sum(finite),
-        }
-
-    return Learner(init, step)
+def _iterate(mixture: _Mixture, state: EMState, iteration: Iteration) -> tuple[EMState, Metrics]:
+    """An E-step and an M-step of one start: `state` has no axis R here."""
+    found = expect(
+        mixture.model,
+        state.params,
+        state.log_sizes,
+        encode(mixture.model, state.params, iteration.tables),
+        iteration.choices,
+        mixture.num_users,
+        assignment=mixture.assignment,
+    )
+    state, metrics = _maximise(mixture, state, found.responsibilities, iteration)
+    metrics |= {
+        "evidence": found.evidence,
+        "accuracy": found.accuracy,
+        "groups_with_users": groups_with_users(found.log_sizes, iteration.choices.observed),
+    }
+    return state._replace(log_sizes=found.log_sizes, evidence=found.evidence), metrics
 
 
 def expect(
@@ -282,6 +232,51 @@ def expect(
         evidence=jnp.sum(log_evidence) / _total(choices),
         accuracy=_accuracy(margins, jnp.log(responsibilities), choices),
     )
+
+
+def _maximise(
+    mixture: _Mixture, state: EMState, responsibilities: Float[Array, "U K"], iteration: Iteration
+) -> tuple[EMState, Metrics]:
+    """The M-step of one start: S gradient steps from where the last iteration ended."""
+    settings = mixture.settings
+    slope = jax.value_and_grad(partial(_objective, mixture.model), has_aux=True)
+
+    def gradient_step(state: EMState, plan: Plan) -> tuple[EMState, Metrics]:
+        dropout_key = jax.random.fold_in(state.key, state.step)
+        batch = to_batch(iteration.tables, plan)
+        (loss, margin), gradient = slope(state.params, responsibilities, batch, dropout_key)
+        norms = gradient_norms((gradient, ()))
+        clipped_gradient = clipped((gradient, ()), norms["grad_norm"], settings)
+        factor = rate_factor(settings, state.step, state.num_steps)
+        (params, _), moments = descend(
+            mixture.transformation, (state.params, ()), clipped_gradient, state.optimizer, factor
+        )
+        state = state._replace(params=params, optimizer=moments, step=state.step + 1)
+        return state, {"loss": loss, "margin": margin} | norms
+
+    state, metrics = jax.lax.scan(gradient_step, state, iteration.plan)
+    return state, jax.tree.map(jnp.mean, metrics)
+
+
+def _objective(
+    model: PreferenceModel,
+    params: Params,
+    responsibilities: Float[Array, "U K"],
+    batch: Batch,
+    dropout_key: PRNGKeyArray,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean of -Σ_k q_uk log σ(m_jk) over a batch, and the mean of Σ_k q_uk m_jk."""
+    encoded = EncodedTables(
+        model.encode_items(params, batch.items, dropout_key=dropout_key),
+        model.encode_prompts(params, batch.prompts, dropout_key=dropout_key),
+    )
+    margins = _margins(model, params, encoded, batch.chosen, batch.rejected, batch.prompt)
+    of_users = jnp.take(responsibilities, batch.users, axis=0, mode="clip")
+    belongs = gather(of_users, batch.user)
+    losses = expected_loss(logistic, margins, batch.target[:, None])
+    expected = batch.weight * jnp.sum(belongs * losses, axis=1)
+    margin = jnp.sum(belongs * margins, axis=1)
+    return part_of_mean(expected, batch.present), part_of_mean(margin, batch.present)
 
 
 def foresee(
@@ -357,7 +352,3 @@ def _accuracy(
 
 def _total(choices: Choices) -> Float[Array, ""]:
     return jnp.maximum(jnp.sum(choices.weight), 1e-12)
-
-
-def _mean(values: Float[Array, "B"], present: Array) -> Float[Array, ""]:
-    return jnp.sum(jnp.where(present, values, 0)) / jnp.maximum(jnp.sum(present), 1)

@@ -4,6 +4,7 @@ R users a batch, n comparisons a user, K prototypes. A user's weights are no par
 step solves them exactly on the user's support comparisons and differentiates through the solution.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from paljax.learners.optimizers import (
     OptimizerSettings,
     by_group,
     clipped,
+    descend,
     gradient_norms,
     rate_factor,
 )
@@ -80,88 +82,108 @@ def fit_by_episodes(
     """
     if model.prototype_rewards is None:
         raise ValueError("fit_by_episodes needs a model whose margins are linear in the weights")
-    prototype_rewards = model.prototype_rewards
-    transformation = by_group(optimizer)
+    fit = _Fit(
+        model, loss, label_smoothing, prior_strength, optimizer, by_group(optimizer), devices
+    )
+    return Learner(partial(_init, fit, example_items, example_prompts), partial(_step, fit))
 
-    def init(key: PRNGKeyArray) -> EpisodeState:
-        params_key, state_key = jax.random.split(key)
-        params = model.init(params_key, example_items, example_prompts)
-        population = jnp.zeros(model.num_prototypes)
-        log_strength = jnp.log(jnp.asarray(prior_strength, jnp.float32))
-        shared = (params, (population, log_strength))
-        return EpisodeState(
-            params=params,
-            population=population,
-            log_strength=log_strength,
-            optimizer=transformation.init(shared),
-            step=jnp.zeros((), jnp.int32),
-            num_steps=jnp.asarray(optimizer.num_steps, jnp.int32),
-            key=state_key,
-        )
 
-    def objective(
-        shared: tuple[Params, tuple[Array, Array]], batch: EpisodeBatch, dropout_key: PRNGKeyArray
-    ) -> tuple[Array, Array]:
-        params, (population, log_strength) = shared
-        if model.even_population:
-            population = jax.lax.stop_gradient(population)
-        items = model.encode_items(params, batch.items, dropout_key=dropout_key)
-        prompts = gather(
-            model.encode_prompts(params, batch.prompts, dropout_key=dropout_key),
-            batch.prompt.ravel(),
-        )
-        chosen, rejected = (
-            prototype_rewards(params, gather(items, side.ravel()), prompts)
-            for side in (batch.chosen, batch.rejected)
-        )
-        margins = (chosen - rejected).reshape(*batch.chosen.shape, model.num_prototypes)
-        fitted = fit_simplex(
-            margins,
-            batch.support,
-            prior=jax.nn.softmax(population),
-            strength=jnp.exp(log_strength),
-        )
-        margin = mix(margins, jnp.broadcast_to(fitted.weights[:, None, :], margins.shape))
-        targets = jnp.full(margin.shape, 1 - label_smoothing, margin.dtype)
-        return _part_of_mean(expected_loss(loss, margin, targets), batch.query, devices), margin
+class _Fit(NamedTuple):
+    """What the steps of a fit share."""
 
-    def step(state: EpisodeState, batch: EpisodeBatch) -> tuple[EpisodeState, Metrics]:
-        shared = (state.params, (state.population, state.log_strength))
-        dropout_key = devices.own_key(jax.random.fold_in(state.key, state.step))
-        (value, margin), gradient = jax.value_and_grad(objective, has_aux=True)(
-            devices.local(shared), batch, dropout_key
-        )
-        gradient = devices.total(gradient)
-        norms = gradient_norms(gradient)
-        gradient = clipped(gradient, norms["grad_norm"], optimizer)
-        updates, optimizer_state = transformation.update(gradient, state.optimizer, shared)
-        factor = rate_factor(optimizer, state.step, state.num_steps)
-        params, (population, log_strength) = optax.apply_updates(
-            shared, optax.tree.scale(factor, updates)
-        )
-        metrics = {
-            "step": state.step,
-            "loss": devices.total(value),
-            "accuracy": mean(0.5 * (1 + jnp.sign(margin)), batch.query),
-            "margin": mean(margin, batch.query),
-            "prior_strength": jnp.exp(state.log_strength),
-            "learning_rate": optimizer.learning_rate["networks"] * factor,
-        }
-        new_state = EpisodeState(
-            params,
-            population,
-            log_strength,
-            optimizer_state,
-            state.step + 1,
-            state.num_steps,
-            state.key,
-        )
-        return new_state, metrics | norms
+    model: PreferenceModel
+    loss: Loss
+    label_smoothing: float
+    prior_strength: float  # λ at the start
+    settings: OptimizerSettings
+    shared: optax.GradientTransformation
+    devices: Devices
 
-    def mean(values: Float[Array, "R n"], weights: Float[Array, "R n"]) -> Float[Array, ""]:
-        return jnp.asarray(devices.total(_part_of_mean(values, weights, devices)))
 
-    return Learner(init, step)
+def _init(fit: _Fit, items: Inputs, prompts: Inputs | None, key: PRNGKeyArray) -> EpisodeState:
+    params_key, state_key = jax.random.split(key)
+    params = fit.model.init(params_key, items, prompts)
+    population = jnp.zeros(fit.model.num_prototypes)
+    log_strength = jnp.log(jnp.asarray(fit.prior_strength, jnp.float32))
+    return EpisodeState(
+        params=params,
+        population=population,
+        log_strength=log_strength,
+        optimizer=fit.shared.init((params, (population, log_strength))),
+        step=jnp.zeros((), jnp.int32),
+        num_steps=jnp.asarray(fit.settings.num_steps, jnp.int32),
+        key=state_key,
+    )
+
+
+def _margins(
+    model: PreferenceModel, params: Params, batch: EpisodeBatch, dropout_key: PRNGKeyArray
+) -> Float[Array, "R n K"]:
+    """Margin of every comparison under every prototype's reward, in nats."""
+    assert model.prototype_rewards is not None
+    items = model.encode_items(params, batch.items, dropout_key=dropout_key)
+    prompts = gather(
+        model.encode_prompts(params, batch.prompts, dropout_key=dropout_key), batch.prompt.ravel()
+    )
+    chosen, rejected = (
+        model.prototype_rewards(params, gather(items, side.ravel()), prompts)
+        for side in (batch.chosen, batch.rejected)
+    )
+    return (chosen - rejected).reshape(*batch.chosen.shape, model.num_prototypes)
+
+
+def _objective(
+    fit: _Fit,
+    shared: tuple[Params, tuple[Float[Array, "K"], Float[Array, ""]]],
+    batch: EpisodeBatch,
+    dropout_key: PRNGKeyArray,
+) -> tuple[Float[Array, ""], Float[Array, "R n"]]:
+    """Mean loss of the query under weights that the support determines; all margins."""
+    params, (population, log_strength) = shared
+    if fit.model.even_population:
+        population = jax.lax.stop_gradient(population)
+    margins = _margins(fit.model, params, batch, dropout_key)
+    fitted = fit_simplex(
+        margins,
+        batch.support,
+        prior=jax.nn.softmax(population),
+        strength=jnp.exp(log_strength),
+    )
+    margin = mix(margins, jnp.broadcast_to(fitted.weights[:, None, :], margins.shape))
+    targets = jnp.full(margin.shape, 1 - fit.label_smoothing, margin.dtype)
+    losses = expected_loss(fit.loss, margin, targets)
+    return _part_of_mean(losses, batch.query, fit.devices), margin
+
+
+def _step(fit: _Fit, state: EpisodeState, batch: EpisodeBatch) -> tuple[EpisodeState, Metrics]:
+    devices, settings = fit.devices, fit.settings
+    shared = (state.params, (state.population, state.log_strength))
+    dropout_key = devices.own_key(jax.random.fold_in(state.key, state.step))
+    slope = jax.value_and_grad(partial(_objective, fit), has_aux=True)
+    (loss, margin), gradient = slope(devices.local(shared), batch, dropout_key)
+    gradient = devices.total(gradient)
+    norms = gradient_norms(gradient)
+    gradient = clipped(gradient, norms["grad_norm"], settings)
+    factor = rate_factor(settings, state.step, state.num_steps)
+    moved, moments = descend(fit.shared, shared, gradient, state.optimizer, factor)
+    params, (population, log_strength) = moved
+    right = 0.5 * (1 + jnp.sign(margin))
+    metrics = {
+        "step": state.step,
+        "loss": devices.total(loss),
+        "accuracy": devices.total(_part_of_mean(right, batch.query, devices)),
+        "margin": devices.total(_part_of_mean(margin, batch.query, devices)),
+        "prior_strength": jnp.exp(state.log_strength),
+        "learning_rate": settings.learning_rate["networks"] * factor,
+    }
+    state = state._replace(
+        params=params,
+        population=population,
+        log_strength=log_strength,
+        optimizer=moments,
+        step=state.step + 1,
+    )
+    return state, metrics | norms
 
 
 def _part_of_mean(

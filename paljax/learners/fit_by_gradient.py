@@ -4,16 +4,17 @@ B comparisons a batch, I distinct items, M distinct prompts and R distinct users
 all, K prototypes.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from paljax.data.batches import Batch
-from paljax.learners.devices import ONE_DEVICE, Devices
-from paljax.learners.lazy_rows import lazy_rows
+from paljax.learners.devices import ONE_DEVICE, Devices, part_of_mean
+from paljax.learners.lazy_rows import LazyRows, lazy_rows
 from paljax.learners.learner import Learner, Metrics
 from paljax.learners.losses import Loss, expected_loss
 from paljax.learners.optimizers import (
@@ -21,6 +22,7 @@ from paljax.learners.optimizers import (
     adamw,
     by_group,
     clipped,
+    descend,
     gradient_norms,
     rate_factor,
 )
@@ -92,91 +94,108 @@ def fit_by_gradient(
     Source:
         PAL, arXiv 2406.08469, equation 3; prior and lazy rows: paljax's design, section 2.3.
     """
-    shared_optimizer = by_group(optimizer)
-    user_rows = lazy_rows(adamw(optimizer, "user_weights"))
-
-    def init(key: PRNGKeyArray) -> FitState:
-        params_key, state_key = jax.random.split(key)
-        params = model.init(params_key, example_items, example_prompts)
-        population = jnp.zeros(model.num_prototypes)
-        user_logits = jnp.zeros((num_users, model.num_prototypes))
-        return FitState(
-            params=params,
-            population=population,
-            optimizer=shared_optimizer.init((params, population)),
-            user_logits=user_logits,
-            user_optimizer=user_rows.init(user_logits),
-            step=jnp.zeros((), jnp.int32),
-            num_steps=jnp.asarray(optimizer.num_steps, jnp.int32),
-            key=state_key,
-        )
-
-    def objective(
-        shared: tuple[Params, Array], logits: Array, batch: Batch, dropout_key: PRNGKeyArray
-    ) -> tuple[Array, Array]:
-        params, population = shared
-        if model.even_population:
-            population = jax.lax.stop_gradient(population)
-        encoded_items = model.encode_items(params, batch.items, dropout_key=dropout_key)
-        encoded_prompts = model.encode_prompts(params, batch.prompts, dropout_key=dropout_key)
-        items = gather(encoded_items, batch.chosen), gather(encoded_items, batch.rejected)
-        weights = gather(weights_of(population, logits), batch.user)
-        margin = margins(model, params, items, gather(encoded_prompts, batch.prompt), weights)
-        penalty = gather(prior_penalty(population, logits), batch.user)
-        losses = (
-            batch.weight * expected_loss(loss, margin, batch.target)
-            + prior_strength * batch.prior_share * penalty
-        )
-        return _part_of_mean(losses, batch.present, devices), margin
-
-    def step(state: FitState, batch: Batch) -> tuple[FitState, Metrics]:
-        shared = (state.params, state.population)
-        logits = jnp.take(state.user_logits, batch.users, axis=0, mode="clip")
-        dropout_key = devices.own_key(jax.random.fold_in(state.key, state.step))
-        (value, margin), gradients = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(
-            devices.local(shared), logits, batch, dropout_key
-        )
-        gradients = (devices.total(gradients[0]), gradients[1])
-        norms = gradient_norms(*gradients, devices=devices)
-        shared_gradient, row_gradient = clipped(gradients, norms["grad_norm"], optimizer)
-
-        factor = rate_factor(optimizer, state.step, state.num_steps)
-        updates, optimizer_state = shared_optimizer.update(shared_gradient, state.optimizer, shared)
-        params, population = optax.apply_updates(shared, optax.tree.scale(factor, updates))
-        user_logits, user_state = user_rows.update(
-            row_gradient,
-            batch.users,
-            state.user_optimizer,
-            state.user_logits,
-            optimizer.learning_rate["user_weights"] * factor,
-        )
-        metrics = {
-            "step": state.step,
-            "loss": devices.total(value),
-            "accuracy": mean(0.5 * (1 + jnp.sign(margin)), batch.present),
-            "margin": mean(margin, batch.present),
-            "learning_rate": optimizer.learning_rate["networks"] * factor,
-        }
-        new_state = FitState(
-            params,
-            population,
-            optimizer_state,
-            user_logits,
-            user_state,
-            state.step + 1,
-            state.num_steps,
-            state.key,
-        )
-        return new_state, metrics | norms
-
-    def mean(values: Float[Array, "B"], present: Bool[Array, "B"]) -> Float[Array, ""]:
-        return jnp.asarray(devices.total(_part_of_mean(values, present, devices)))
-
-    return Learner(init, step, of_users=("user_logits", "user_optimizer"))
+    fit = _Fit(
+        model,
+        num_users,
+        loss,
+        prior_strength,
+        optimizer,
+        by_group(optimizer),
+        lazy_rows(adamw(optimizer, "user_weights")),
+        devices,
+    )
+    return Learner(
+        partial(_init, fit, example_items, example_prompts),
+        partial(_step, fit),
+        of_users=("user_logits", "user_optimizer"),
+    )
 
 
-def _part_of_mean(
-    values: Float[Array, "B"], present: Bool[Array, "B"], devices: Devices
-) -> Float[Array, ""]:
-    """What this device's comparisons add to the mean over all devices' comparisons."""
-    return jnp.sum(jnp.where(present, values, 0)) / jnp.maximum(devices.total(jnp.sum(present)), 1)
+class _Fit(NamedTuple):
+    """What the steps of a fit share."""
+
+    model: PreferenceModel
+    num_users: int
+    loss: Loss
+    prior_strength: float
+    settings: OptimizerSettings
+    shared: optax.GradientTransformation  # of params and population
+    rows: LazyRows  # of the users' logits
+    devices: Devices
+
+
+def _init(fit: _Fit, items: Inputs, prompts: Inputs | None, key: PRNGKeyArray) -> FitState:
+    params_key, state_key = jax.random.split(key)
+    params = fit.model.init(params_key, items, prompts)
+    population = jnp.zeros(fit.model.num_prototypes)
+    user_logits = jnp.zeros((fit.num_users, fit.model.num_prototypes))
+    return FitState(
+        params=params,
+        population=population,
+        optimizer=fit.shared.init((params, population)),
+        user_logits=user_logits,
+        user_optimizer=fit.rows.init(user_logits),
+        step=jnp.zeros((), jnp.int32),
+        num_steps=jnp.asarray(fit.settings.num_steps, jnp.int32),
+        key=state_key,
+    )
+
+
+def _objective(
+    fit: _Fit,
+    shared: tuple[Params, Float[Array, "K"]],
+    logits: Float[Array, "R K"],
+    batch: Batch,
+    dropout_key: PRNGKeyArray,
+) -> tuple[Float[Array, ""], Float[Array, "B"]]:
+    """Mean of ω_j ℓ(m_j) and the user's share of the prior over all devices' rows; the margins."""
+    model, (params, population) = fit.model, shared
+    if model.even_population:
+        population = jax.lax.stop_gradient(population)
+    encoded_items = model.encode_items(params, batch.items, dropout_key=dropout_key)
+    encoded_prompts = model.encode_prompts(params, batch.prompts, dropout_key=dropout_key)
+    items = gather(encoded_items, batch.chosen), gather(encoded_items, batch.rejected)
+    weights = gather(weights_of(population, logits), batch.user)
+    margin = margins(model, params, items, gather(encoded_prompts, batch.prompt), weights)
+    penalty = gather(prior_penalty(population, logits), batch.user)
+    losses = (
+        batch.weight * expected_loss(fit.loss, margin, batch.target)
+        + fit.prior_strength * batch.prior_share * penalty
+    )
+    return part_of_mean(losses, batch.present, fit.devices), margin
+
+
+def _step(fit: _Fit, state: FitState, batch: Batch) -> tuple[FitState, Metrics]:
+    devices, settings = fit.devices, fit.settings
+    shared = (state.params, state.population)
+    logits = jnp.take(state.user_logits, batch.users, axis=0, mode="clip")
+    dropout_key = devices.own_key(jax.random.fold_in(state.key, state.step))
+    slope = jax.value_and_grad(partial(_objective, fit), argnums=(0, 1), has_aux=True)
+    (loss, margin), gradients = slope(devices.local(shared), logits, batch, dropout_key)
+    gradients = (devices.total(gradients[0]), gradients[1])
+    norms = gradient_norms(*gradients, devices=devices)
+    of_shared, of_rows = clipped(gradients, norms["grad_norm"], settings)
+
+    factor = rate_factor(settings, state.step, state.num_steps)
+    (params, population), moments = descend(fit.shared, shared, of_shared, state.optimizer, factor)
+    rate = settings.learning_rate["user_weights"] * factor
+    user_logits, user_moments = fit.rows.update(
+        of_rows, batch.users, state.user_optimizer, state.user_logits, rate
+    )
+    right = 0.5 * (1 + jnp.sign(margin))
+    metrics = {
+        "step": state.step,
+        "loss": devices.total(loss),
+        "accuracy": devices.total(part_of_mean(right, batch.present, devices)),
+        "margin": devices.total(part_of_mean(margin, batch.present, devices)),
+        "learning_rate": settings.learning_rate["networks"] * factor,
+    }
+    state = state._replace(
+        params=params,
+        population=population,
+        optimizer=moments,
+        user_logits=user_logits,
+        user_optimizer=user_moments,
+        step=state.step + 1,
+    )
+    return state, metrics | norms

@@ -5,6 +5,7 @@ weights: one for all prompts, or one a prompt.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -107,140 +108,43 @@ def fit_policy(
         maximised), kl in nats, value (of the batch), utility/GROUP, weight/GROUP, learning_rate,
         grad_norm, and with rollouts length in tokens and clipped, the share of ratios beyond ε.
 
+    Raises:
+        ValueError: If there are no rollouts and no actions to enumerate either.
+
     Source:
         MaxMin-RLHF, arXiv 2402.08925, algorithm 1, with weights that move gradually in place of
         the argmin; leave-one-out: arXiv 2402.14740; clipping: PPO, arXiv 1707.06347, equation 7.
     """
-    num_rows = num_prompts if objective.by_prompt else 1
-    evaluate = _exactly(policy, rewards) if rollouts is None else None
+    if rollouts is None and (policy.actions is None or rewards.of_actions is None):
+        raise ValueError("exact expectations need a policy and rewards of actions to enumerate")
+    game = _Game(
+        policy,
+        rewards,
+        groups,
+        objective,
+        num_prompts,
+        follow,
+        smoothing,
+        beta,
+        rollouts,
+        optimizer,
+    )
+    return Learner(partial(_init, game), partial(_step, game))
 
-    def init(key: PRNGKeyArray) -> PolicyState:
-        params_key, state_key = jax.random.split(key)
-        params = policy.init(params_key)
-        log_q = jnp.where(objective.weights > 0, jnp.log(objective.weights), -jnp.inf)
-        return PolicyState(
-            params=params,
-            reference=policy.reference(params),
-            average=jax.tree.map(jnp.array, params),
-            mixture=_whole(policy, params, num_prompts),
-            optimizer=optimizer.transformation.init(params),
-            log_q=jnp.tile(log_q, (num_rows, 1)),
-            utilities=jnp.zeros((num_rows, len(groups.names))),
-            before=jnp.zeros((num_rows, len(groups.names))),
-            visits=jnp.zeros(num_rows, jnp.int32),
-            step=jnp.zeros((), jnp.int32),
-            key=state_key,
-        )
 
-    def step(state: PolicyState, batch: PromptBatch) -> tuple[PolicyState, Metrics]:
-        seen = _look(state, batch)
-        rows = batch.rows if objective.by_prompt else jnp.zeros_like(batch.rows)
-        by_prompt = jnp.einsum("bn,bng->bg", seen.shares, seen.rewards)
-        factor = jnp.asarray(optimizer.schedule(state.step))
-        state = _reweigh(state, by_prompt, rows, batch.weights, factor)
-        q = jnp.exp(jnp.take(state.log_q, rows, axis=0))
-        wanted = objective.of_response(seen.rewards, q[:, None, :])
-        state, measured = _improve(state, batch, seen, wanted)
+class _Game(NamedTuple):
+    """What the steps of a fit share: the policy maximises, the groups' weights minimise."""
 
-        utilities = batch.weights @ by_prompt
-        kl = batch.weights @ jnp.sum(seen.shares * seen.log_ratio, axis=1)
-        worst = worst_case_weights(utilities, cap=objective.cap) @ utilities
-        weights = batch.weights @ q
-        metrics = {
-            "step": state.step,
-            "reward": batch.weights @ jnp.sum(seen.shares * wanted, axis=1) - beta * kl,
-            "kl": kl,
-            "value": worst - beta * kl,
-            "learning_rate": optimizer.learning_rate * factor,
-        }
-        metrics |= {f"utility/{name}": utilities[g] for g, name in enumerate(groups.names)}
-        metrics |= {f"weight/{name}": weights[g] for g, name in enumerate(groups.names)}
-        return state._replace(step=state.step + 1), metrics | measured
-
-    def _look(state: PolicyState, batch: PromptBatch) -> "_Seen":
-        if rollouts is None:
-            assert evaluate is not None
-            return evaluate(state.params, state.reference, batch.prompts, groups.matrix)
-        key = jax.random.fold_in(state.key, state.step)
-        drawn = policy.sample(state.params, key, batch.prompts, rollouts.num_samples)
-        log_reference = policy.log_probs(state.reference, batch.prompts, drawn.tokens, drawn.mask)
-        found = rewards.of_responses(batch.prompts, drawn.tokens, drawn.mask) @ groups.matrix.T
-        shares = jnp.full(found.shape[:2], 1 / rollouts.num_samples)
-        log_ratio = jnp.sum(drawn.log_probs - log_reference, axis=2)
-        return _Seen(found, shares, log_ratio, drawn)
-
-    def _reweigh(
-        state: PolicyState, by_prompt: Array, rows: Array, weights: Array, factor: Array
-    ) -> PolicyState:
-        """Move the weights of the rows that have a prompt in the batch, and no others."""
-        if not objective.adapts:
-            return state
-        mass = jax.ops.segment_sum(weights, rows, num_segments=num_rows)
-        total = jax.ops.segment_sum(weights[:, None] * by_prompt, rows, num_segments=num_rows)
-        here = (mass > 0)[:, None]
-        utilities = total / jnp.where(here, mass[:, None], 1)
-        # A mean of the first visits, then a moving average: no bias towards the zeros at the start.
-        keep = jnp.minimum(smoothing, state.visits / (state.visits + 1))[:, None]
-        smoothed = keep * state.utilities + (1 - keep) * utilities
-        before = jnp.where(state.visits[:, None] > 0, state.utilities, smoothed)
-        moved = jax.vmap(follow, in_axes=(0, 0, 0, None, None))(
-            state.log_q, smoothed, before, factor, objective.cap
-        )
-        return state._replace(
-            log_q=jnp.where(here, moved, state.log_q),
-            utilities=jnp.where(here, smoothed, state.utilities),
-            before=jnp.where(here, before, state.before),
-            visits=state.visits + here[:, 0],
-        )
-
-    def _improve(
-        state: PolicyState, batch: PromptBatch, seen: "_Seen", wanted: Float[Array, "B n"]
-    ) -> tuple[PolicyState, Metrics]:
-        drawn = seen.drawn
-
-        def exact_loss(params: Params) -> tuple[Array, Metrics]:
-            log_policy = _log_policy(policy, params, batch.prompts)
-            gains = wanted - beta * seen.log_ratio
-            expected = jnp.sum(jnp.exp(log_policy) * jax.lax.stop_gradient(gains), axis=1)
-            return -(batch.weights @ expected), {}
-
-        def surrogate_loss(params: Params) -> tuple[Array, Metrics]:
-            assert rollouts is not None
-            assert drawn is not None
-            advantages = leave_one_out(wanted - beta * seen.log_ratio)[:, :, None]
-            log_probs = policy.log_probs(params, batch.prompts, drawn.tokens, drawn.mask)
-            ratio = jnp.exp(log_probs - drawn.log_probs)
-            clipped = jnp.clip(ratio, 1 - rollouts.clip, 1 + rollouts.clip)
-            gains = jnp.minimum(ratio * advantages, clipped * advantages)
-            by_response = jnp.sum(jnp.where(drawn.mask, gains, 0), axis=2)
-            beyond = jnp.sum(drawn.mask & (ratio != clipped)) / jnp.sum(drawn.mask)
-            return -(batch.weights @ jnp.mean(by_response, axis=1)), {"clipped": beyond}
-
-        loss = exact_loss if rollouts is None else surrogate_loss
-
-        def update(carry: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], Metrics]:
-            params, moments = carry
-            (value, measured), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-            updates, moments = optimizer.transformation.update(gradient, moments, params)
-            norm = optax.tree.norm(gradient)
-            measured = measured | {"loss": value, "grad_norm": norm}
-            return (optax.apply_updates(params, updates), moments), measured
-
-        times = 1 if rollouts is None else rollouts.updates
-        (params, moments), measured = jax.lax.scan(
-            update, (state.params, state.optimizer), length=times
-        )
-        share = (1 + AVERAGE_OVER) / (state.step + 1 + AVERAGE_OVER)
-        average = jax.tree.map(lambda old, new: old + share * (new - old), state.average, params)
-        mixture = state.mixture + share * (_whole(policy, params, num_prompts) - state.mixture)
-        metrics = {name: jnp.mean(values) for name, values in measured.items()}
-        if drawn is not None:
-            metrics["length"] = batch.weights @ jnp.mean(jnp.sum(drawn.mask, axis=2), axis=1)
-        return state._replace(
-            params=params, optimizer=moments, average=average, mixture=mixture
-        ), metrics
-
-    return Learner(init, step)
+    policy: Policy
+    rewards: Rewards
+    groups: Groups
+    objective: Objective
+    num_prompts: int
+    follow: Follow
+    smoothing: float
+    beta: float
+    rollouts: Rollouts | None
+    optimizer: PolicyOptimizer
 
 
 class _Seen(NamedTuple):
@@ -252,20 +156,163 @@ class _Seen(NamedTuple):
     drawn: Samples | None = None
 
 
-def _exactly(policy: Policy, rewards: Rewards) -> Callable[[Params, Params, Prompts, Array], _Seen]:
-    if policy.actions is None or rewards.of_actions is None:
-        raise ValueError("exact expectations need a policy and rewards of actions to enumerate")
-    of_actions = rewards.of_actions
+def _init(game: _Game, key: PRNGKeyArray) -> PolicyState:
+    params_key, state_key = jax.random.split(key)
+    params = game.policy.init(params_key)
+    weights = game.objective.weights
+    num_rows = game.num_prompts if game.objective.by_prompt else 1
+    return PolicyState(
+        params=params,
+        reference=game.policy.reference(params),
+        average=jax.tree.map(jnp.array, params),
+        mixture=_whole(game.policy, params, game.num_prompts),
+        optimizer=game.optimizer.transformation.init(params),
+        log_q=jnp.tile(jnp.where(weights > 0, jnp.log(weights), -jnp.inf), (num_rows, 1)),
+        utilities=jnp.zeros((num_rows, len(weights))),
+        before=jnp.zeros((num_rows, len(weights))),
+        visits=jnp.zeros(num_rows, jnp.int32),
+        step=jnp.zeros((), jnp.int32),
+        key=state_key,
+    )
 
-    def evaluate(params: Params, reference: Params, prompts: Prompts, matrix: Array) -> _Seen:
-        log_policy = _log_policy(policy, params, prompts)
-        log_reference = _log_policy(policy, reference, prompts)
-        # What the reference forbids, no tilt allows: -inf minus -inf is no number.
-        allowed = log_reference > -jnp.inf
-        log_ratio = jnp.where(allowed, log_policy - jnp.where(allowed, log_reference, 0), 0)
-        return _Seen(of_actions(prompts) @ matrix.T, jnp.exp(log_policy), log_ratio)
 
-    return evaluate
+def _step(game: _Game, state: PolicyState, batch: PromptBatch) -> tuple[PolicyState, Metrics]:
+    objective, beta = game.objective, game.beta
+    seen = _enumerated(game, state, batch) if game.rollouts is None else _drawn(game, state, batch)
+    rows = batch.rows if objective.by_prompt else jnp.zeros_like(batch.rows)
+    by_prompt = jnp.einsum("bn,bng->bg", seen.shares, seen.rewards)
+    factor = jnp.asarray(game.optimizer.schedule(state.step))
+    state = _reweigh(game, state, by_prompt, rows, batch.weights, factor)
+    q = jnp.exp(jnp.take(state.log_q, rows, axis=0))
+    wanted = objective.of_response(seen.rewards, q[:, None, :])
+    state, measured = _improve(game, state, batch, seen, wanted)
+
+    utilities, weights = batch.weights @ by_prompt, batch.weights @ q
+    kl = batch.weights @ jnp.sum(seen.shares * seen.log_ratio, axis=1)
+    worst = worst_case_weights(utilities, cap=objective.cap) @ utilities
+    metrics = {
+        "step": state.step,
+        "reward": batch.weights @ jnp.sum(seen.shares * wanted, axis=1) - beta * kl,
+        "kl": kl,
+        "value": worst - beta * kl,
+        "learning_rate": game.optimizer.learning_rate * factor,
+    }
+    metrics |= {f"utility/{name}": utilities[g] for g, name in enumerate(game.groups.names)}
+    metrics |= {f"weight/{name}": weights[g] for g, name in enumerate(game.groups.names)}
+    return state._replace(step=state.step + 1), metrics | measured
+
+
+def _drawn(game: _Game, state: PolicyState, batch: PromptBatch) -> _Seen:
+    """n responses of each prompt, sampled."""
+    policy, rollouts = game.policy, game.rollouts
+    assert rollouts is not None
+    key = jax.random.fold_in(state.key, state.step)
+    drawn = policy.sample(state.params, key, batch.prompts, rollouts.num_samples)
+    log_reference = policy.log_probs(state.reference, batch.prompts, drawn.tokens, drawn.mask)
+    rewards = game.rewards.of_responses(batch.prompts, drawn.tokens, drawn.mask)
+    rewards = rewards @ game.groups.matrix.T
+    shares = jnp.full(rewards.shape[:2], 1 / rollouts.num_samples)
+    return _Seen(rewards, shares, jnp.sum(drawn.log_probs - log_reference, axis=2), drawn)
+
+
+def _enumerated(game: _Game, state: PolicyState, batch: PromptBatch) -> _Seen:
+    """All actions at each prompt, with their probabilities."""
+    assert game.rewards.of_actions is not None
+    log_policy = _log_policy(game.policy, state.params, batch.prompts)
+    log_reference = _log_policy(game.policy, state.reference, batch.prompts)
+    # What the reference forbids, no tilt allows: -inf minus -inf is no number.
+    allowed = log_reference > -jnp.inf
+    log_ratio = jnp.where(allowed, log_policy - jnp.where(allowed, log_reference, 0), 0)
+    rewards = game.rewards.of_actions(batch.prompts) @ game.groups.matrix.T
+    return _Seen(rewards, jnp.exp(log_policy), log_ratio)
+
+
+def _reweigh(
+    game: _Game,
+    state: PolicyState,
+    by_prompt: Float[Array, "B G"],
+    rows: Int[Array, "B"],
+    weights: Float[Array, "B"],
+    factor: Float[Array, ""],
+) -> PolicyState:
+    """Move the weights of the rows that have a prompt in the batch, and no others."""
+    if not game.objective.adapts:
+        return state
+    num_rows = len(state.visits)
+    mass = jax.ops.segment_sum(weights, rows, num_segments=num_rows)
+    total = jax.ops.segment_sum(weights[:, None] * by_prompt, rows, num_segments=num_rows)
+    here = (mass > 0)[:, None]
+    utilities = total / jnp.where(here, mass[:, None], 1)
+    # A mean of the first visits, then a moving average: no bias towards the zeros at the start.
+    keep = jnp.minimum(game.smoothing, state.visits / (state.visits + 1))[:, None]
+    smoothed = keep * state.utilities + (1 - keep) * utilities
+    before = jnp.where(state.visits[:, None] > 0, state.utilities, smoothed)
+    moved = jax.vmap(game.follow, in_axes=(0, 0, 0, None, None))(
+        state.log_q, smoothed, before, factor, game.objective.cap
+    )
+    return state._replace(
+        log_q=jnp.where(here, moved, state.log_q),
+        utilities=jnp.where(here, smoothed, state.utilities),
+        before=jnp.where(here, before, state.before),
+        visits=state.visits + here[:, 0],
+    )
+
+
+def _improve(
+    game: _Game, state: PolicyState, batch: PromptBatch, seen: _Seen, wanted: Float[Array, "B n"]
+) -> tuple[PolicyState, Metrics]:
+    """Move the policy towards what is wanted, and its averages after it."""
+    gains = wanted - game.beta * seen.log_ratio
+    loss = _expected_loss if game.rollouts is None else _surrogate_loss
+    slope = jax.value_and_grad(partial(loss, game, batch, seen, gains), has_aux=True)
+
+    def update(carry: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], Metrics]:
+        params, moments = carry
+        (value, measured), gradient = slope(params)
+        updates, moments = game.optimizer.transformation.update(gradient, moments, params)
+        measured = measured | {"loss": value, "grad_norm": optax.tree.norm(gradient)}
+        return (optax.apply_updates(params, updates), moments), measured
+
+    times = 1 if game.rollouts is None else game.rollouts.updates
+    start = (state.params, state.optimizer)
+    (params, moments), measured = jax.lax.scan(update, start, length=times)
+    share = (1 + AVERAGE_OVER) / (state.step + 1 + AVERAGE_OVER)
+    average = jax.tree.map(lambda old, new: old + share * (new - old), state.average, params)
+    whole = _whole(game.policy, params, game.num_prompts)
+    mixture = state.mixture + share * (whole - state.mixture)
+    metrics = {name: jnp.mean(values) for name, values in measured.items()}
+    if seen.drawn is not None:
+        lengths = jnp.sum(seen.drawn.mask, axis=2)
+        metrics["length"] = batch.weights @ jnp.mean(lengths, axis=1)
+    return state._replace(
+        params=params, optimizer=moments, average=average, mixture=mixture
+    ), metrics
+
+
+def _expected_loss(
+    game: _Game, batch: PromptBatch, seen: _Seen, gains: Float[Array, "B Y"], params: Params
+) -> tuple[Float[Array, ""], Metrics]:
+    """-E_x Σ_y π(y | x) gain(x, y), whose gradient is that of -E reward + β KL."""
+    log_policy = _log_policy(game.policy, params, batch.prompts)
+    expected = jnp.sum(jnp.exp(log_policy) * jax.lax.stop_gradient(gains), axis=1)
+    return -(batch.weights @ expected), {}
+
+
+def _surrogate_loss(
+    game: _Game, batch: PromptBatch, seen: _Seen, gains: Float[Array, "B n"], params: Params
+) -> tuple[Float[Array, ""], Metrics]:
+    """PPO's clipped surrogate with leave-one-out advantages, summed over tokens."""
+    drawn, rollouts = seen.drawn, game.rollouts
+    assert drawn is not None
+    assert rollouts is not None
+    advantages = leave_one_out(gains)[:, :, None]
+    log_probs = game.policy.log_probs(params, batch.prompts, drawn.tokens, drawn.mask)
+    ratio = jnp.exp(log_probs - drawn.log_probs)
+    clipped = jnp.clip(ratio, 1 - rollouts.clip, 1 + rollouts.clip)
+    surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
+    by_response = jnp.sum(jnp.where(drawn.mask, surrogate, 0), axis=2)
+    beyond = jnp.sum(drawn.mask & (ratio != clipped)) / jnp.sum(drawn.mask)
+    return -(batch.weights @ jnp.mean(by_response, axis=1)), {"clipped": beyond}
 
 
 def _log_policy(policy: Policy, params: Params, prompts: Prompts) -> Float[Array, "B Y"]:

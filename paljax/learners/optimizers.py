@@ -103,7 +103,7 @@ def with_weight_decay(state: optax.OptState, group: str, weight_decay: float) ->
 def by_group(settings: OptimizerSettings) -> optax.GradientTransformation:
     """AdamW on (parameters of a model, what all users' weights share), each group at its peak rate.
 
-    Scale the updates by `rate_factor`.
+    `descend` scales the updates to the rate of the step.
     """
     return optax.partition(
         {
@@ -117,6 +117,18 @@ def by_group(settings: OptimizerSettings) -> optax.GradientTransformation:
         | {FROZEN: optax.set_to_zero()},
         _labels,
     )
+
+
+def descend(
+    transformation: optax.GradientTransformation,
+    shared: tuple[Params, Any],
+    gradient: tuple[Params, Any],
+    moments: optax.OptState,
+    factor: Float[Array, ""],
+) -> tuple[Any, optax.OptState]:
+    """One step of `by_group`, its peak rates scaled by a factor: (shared, moments) after it."""
+    updates, moments = transformation.update(gradient, moments, shared)
+    return optax.apply_updates(shared, optax.tree.scale(factor, updates)), moments
 
 
 def clipped(gradients: Any, norm: Float[Array, ""], settings: OptimizerSettings) -> Any:
