@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from paljax.models.preference import Encoded, Inputs, Params, PreferenceModel, no_prompts
-from paljax.networks import MLP, Activation
+from paljax.networks import MLP, Activation, outputs
 from paljax.ranges import Count, PositiveInt, Probability
 
 
@@ -42,10 +42,7 @@ def bradley_terry(
     def encode_items(
         params: Params, inputs: Array, *, dropout_key: PRNGKeyArray | None = None
     ) -> Float[Array, "N"]:
-        rngs = {} if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, 0)}
-        variables = {"params": params["shared"]}
-        rewards = jnp.asarray(network.apply(variables, inputs, rngs=rngs))
-        return rewards[:, 0]
+        return outputs(network, params["shared"], inputs, dropout_key=dropout_key, part=0)[:, 0]
 
     def rewards(
         params: Params, items: Encoded, prompts: Encoded, weights: Float[Array, "B 1"]

@@ -3,6 +3,7 @@
 N items, D item width, d latent width, K prototypes, B gathered rows.
 """
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -10,10 +11,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from paljax.kernels import ideal_point_rewards, mix
-from paljax.models.preference import Encoded, Inputs, Params, PreferenceModel, no_prompts
+from paljax.models.preference import (
+    Encoded,
+    Inputs,
+    Params,
+    PreferenceModel,
+    encoded_rewards,
+    no_prompts,
+)
 from paljax.models.scale import INITIAL_LOG_SCALE, cosine_scale
-from paljax.networks import MLP, Activation
+from paljax.networks import MLP, Activation, outputs
 from paljax.ranges import Count, PositiveFloat, PositiveInt, Probability
+
+UserPoint = Literal["project_then_mix", "latent", "mix_then_project"]
+Distance = Literal["squared", "euclidean", "cosine"]
 
 
 class _Latent(NamedTuple):
@@ -33,8 +44,8 @@ def pal_a(
     *,
     num_prototypes: PositiveInt,
     latent_width: PositiveInt = 64,
-    user_point: Literal["project_then_mix", "latent", "mix_then_project"] = "project_then_mix",
-    distance: Literal["squared", "euclidean", "cosine"] = "squared",
+    user_point: UserPoint = "project_then_mix",
+    distance: Distance = "squared",
     hidden_layers: Count = 0,
     activation: Activation = "gelu",
     dropout: Probability = 0.0,
@@ -63,86 +74,101 @@ def pal_a(
         PAL, arXiv 2406.08469, section 3, model A.
     """
     projector = MLP(latent_width, hidden_layers, latent_width, activation, dropout, residual)
-    mixed_first = user_point == "mix_then_project"
-
-    def project(params: Params, inputs: Array, dropout_key: PRNGKeyArray | None = None) -> Array:
-        rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        variables = {"params": params["projector"]}
-        return jnp.asarray(projector.apply(variables, inputs, rngs=rngs))
-
-    def init(key: PRNGKeyArray, items: Array, prompts: Inputs | None) -> Params:
-        width = latent_width if user_point == "latent" else items.shape[1]
-        shape = (num_prototypes, width)
-        params = {
-            "projector": projector.init(jax.random.fold_in(key, 1), items)["params"],
-            "prototypes": prototype_scale * jax.random.normal(jax.random.fold_in(key, 2), shape),
-        }
-        if distance == "cosine":
-            params["log_scale"] = jnp.asarray(INITIAL_LOG_SCALE)
-        return params
-
-    def latent_prototypes(params: Params) -> Float[Array, "K d"]:
-        prototypes: Array = params["prototypes"]
-        return prototypes if user_point == "latent" else project(params, prototypes)
-
-    def encode_items(
-        params: Params, inputs: Array, *, dropout_key: PRNGKeyArray | None = None
-    ) -> Encoded:
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
-        points = project(params, inputs, key)
-        if mixed_first:
-            return _Latent(points)
-        prototypes = latent_prototypes(params)
-        if distance == "squared":
-            return ideal_point_rewards(points, prototypes)
-        if distance == "euclidean":
-            origin = _origin(prototypes)
-            points, prototypes = points - origin, prototypes - origin
-        return _Products(
-            products=jnp.matmul(points, prototypes.T, precision=jax.lax.Precision.HIGHEST),
-            squared_norm=jnp.sum(points**2, axis=1),
-        )
-
-    def rewards(
-        params: Params, items: Encoded, prompts: Encoded, weights: Float[Array, "B K"]
-    ) -> Float[Array, "B"]:
-        if distance == "squared" and not mixed_first:
-            return mix(items, weights)
-        if mixed_first:
-            user = project(params, weights @ params["prototypes"])
-            if distance == "euclidean":
-                return -_safe_root(jnp.sum((items.point - user) ** 2, axis=1))
-            product = jnp.sum(items.point * user, axis=1)
-            squared_item = jnp.sum(items.point**2, axis=1)
-            squared_user = jnp.sum(user**2, axis=1)
-        else:
-            # u = Σ_k w_k p_k enters only through f(x)·p_k and the Gram matrix of the prototypes.
-            prototypes = latent_prototypes(params)
-            if distance == "euclidean":
-                prototypes = prototypes - _origin(prototypes)
-            gram = jnp.matmul(prototypes, prototypes.T, precision=jax.lax.Precision.HIGHEST)
-            product = mix(items.products, weights)
-            squared_item = items.squared_norm
-            squared_user = jnp.sum((weights @ gram) * weights, axis=1)
-        if distance == "squared":
-            return 2 * product - squared_item
-        if distance == "euclidean":
-            return -_safe_root(squared_item - 2 * product + squared_user)
-        norms = _safe_root(squared_item) * _safe_root(squared_user)
-        return cosine_scale(params["log_scale"]) * product / jnp.maximum(norms, 1e-12)
-
-    def prototype_rewards(params: Params, items: Encoded, prompts: Encoded) -> Float[Array, "B K"]:
-        return jnp.asarray(items)
-
+    space = _Space(projector, num_prototypes, user_point, distance, prototype_scale)
     return PreferenceModel(
         num_prototypes=num_prototypes,
         uses_prompts=False,
-        init=init,
-        encode_items=encode_items,
+        init=partial(_init, space),
+        encode_items=partial(_encode_items, space),
         encode_prompts=no_prompts,
-        rewards=rewards,
-        prototype_rewards=prototype_rewards if distance == "squared" and not mixed_first else None,
+        rewards=partial(_rewards, space),
+        prototype_rewards=encoded_rewards if space.linear else None,
     )
+
+
+class _Space(NamedTuple):
+    """Where items and users are points, and how the nearness of two is measured."""
+
+    projector: MLP  # f
+    num_prototypes: int
+    user_point: UserPoint
+    distance: Distance
+    prototype_scale: float
+
+    @property
+    def mixed_first(self) -> bool:
+        return self.user_point == "mix_then_project"
+
+    @property
+    def linear(self) -> bool:
+        """Whether margins are linear in the weights."""
+        return self.distance == "squared" and not self.mixed_first
+
+
+def _init(space: _Space, key: PRNGKeyArray, items: Array, prompts: Inputs | None) -> Params:
+    width = space.projector.width if space.user_point == "latent" else items.shape[1]
+    points = jax.random.normal(jax.random.fold_in(key, 2), (space.num_prototypes, width))
+    params = {
+        "projector": space.projector.init(jax.random.fold_in(key, 1), items)["params"],
+        "prototypes": space.prototype_scale * points,
+    }
+    if space.distance == "cosine":
+        params["log_scale"] = jnp.asarray(INITIAL_LOG_SCALE)
+    return params
+
+
+def _latent_prototypes(space: _Space, params: Params) -> Float[Array, "K d"]:
+    prototypes: Array = params["prototypes"]
+    if space.user_point == "latent":
+        return prototypes
+    return outputs(space.projector, params["projector"], prototypes)
+
+
+def _encode_items(
+    space: _Space, params: Params, inputs: Array, *, dropout_key: PRNGKeyArray | None = None
+) -> Encoded:
+    points = outputs(space.projector, params["projector"], inputs, dropout_key=dropout_key, part=1)
+    if space.mixed_first:
+        return _Latent(points)
+    prototypes = _latent_prototypes(space, params)
+    if space.distance == "squared":
+        return ideal_point_rewards(points, prototypes)
+    if space.distance == "euclidean":
+        origin = _origin(prototypes)
+        points, prototypes = points - origin, prototypes - origin
+    return _Products(
+        products=jnp.matmul(points, prototypes.T, precision=jax.lax.Precision.HIGHEST),
+        squared_norm=jnp.sum(points**2, axis=1),
+    )
+
+
+def _rewards(
+    space: _Space, params: Params, items: Encoded, prompts: Encoded, weights: Float[Array, "B K"]
+) -> Float[Array, "B"]:
+    if space.linear:
+        return mix(items, weights)
+    if space.mixed_first:
+        user = outputs(space.projector, params["projector"], weights @ params["prototypes"])
+        if space.distance == "euclidean":
+            return -_safe_root(jnp.sum((items.point - user) ** 2, axis=1))
+        product = jnp.sum(items.point * user, axis=1)
+        squared_item = jnp.sum(items.point**2, axis=1)
+        squared_user = jnp.sum(user**2, axis=1)
+    else:
+        # u = Σ_k w_k p_k enters only through f(x)·p_k and the Gram matrix of the prototypes.
+        prototypes = _latent_prototypes(space, params)
+        if space.distance == "euclidean":
+            prototypes = prototypes - _origin(prototypes)
+        gram = jnp.matmul(prototypes, prototypes.T, precision=jax.lax.Precision.HIGHEST)
+        product = mix(items.products, weights)
+        squared_item = items.squared_norm
+        squared_user = jnp.sum((weights @ gram) * weights, axis=1)
+    if space.distance == "squared":
+        return 2 * product - squared_item
+    if space.distance == "euclidean":
+        return -_safe_root(squared_item - 2 * product + squared_user)
+    norms = _safe_root(squared_item) * _safe_root(squared_user)
+    return cosine_scale(params["log_scale"]) * product / jnp.maximum(norms, 1e-12)
 
 
 def _origin(prototypes: Float[Array, "K d"]) -> Float[Array, "1 d"]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from paljax.kernels import mix
 from paljax.models.preference import Encoded, Inputs, Params, PreferenceModel
 from paljax.models.scale import INITIAL_LOG_SCALE, cosine_scale
-from paljax.networks import MLP, Activation, BatchedMLP
+from paljax.networks import MLP, Activation, BatchedMLP, outputs
 from paljax.ranges import Count, PositiveInt, Probability
 
 
@@ -67,28 +67,12 @@ def pal_b(
     def encode_items(
         params: Params, inputs: Array, *, dropout_key: PRNGKeyArray | None = None
     ) -> Float[Array, "N d"]:
-        rngs = {} if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, 1)}
-        variables = {"params": params["projector"]}
-        return jnp.asarray(projector.apply(variables, inputs, rngs=rngs))
+        return outputs(projector, params["projector"], inputs, dropout_key=dropout_key, part=1)
 
     def encode_prompts(
         params: Params, inputs: Array, *, dropout_key: PRNGKeyArray | None = None
     ) -> Float[Array, "M K d"]:
-        rngs = {} if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, 2)}
-        variables = {"params": params["prototypes"]}
-        return jnp.asarray(prompt_maps.apply(variables, inputs, rngs=rngs))
-
-    def rewards(
-        params: Params, items: Encoded, prompts: Encoded, weights: Float[Array, "B K"]
-    ) -> Float[Array, "B"]:
-        if similarity == "inner":
-            return mix(prototype_rewards(params, items, prompts), weights)
-        directions = jnp.einsum("bkd,bk->bd", prompts, weights)
-        cosine = jnp.sum(_unit(items) * _unit(directions), axis=1)
-        return cosine_scale(params["log_scale"]) * cosine
-
-    def prototype_rewards(params: Params, items: Encoded, prompts: Encoded) -> Float[Array, "B K"]:
-        return jnp.einsum("bd,bkd->bk", items, prompts)
+        return outputs(prompt_maps, params["prototypes"], inputs, dropout_key=dropout_key, part=2)
 
     return PreferenceModel(
         num_prototypes=num_prototypes,
@@ -96,9 +80,30 @@ def pal_b(
         init=init,
         encode_items=encode_items,
         encode_prompts=encode_prompts,
-        rewards=rewards,
-        prototype_rewards=prototype_rewards if similarity == "inner" else None,
+        rewards=_inner_rewards if similarity == "inner" else _cosine_rewards,
+        prototype_rewards=_inner_products if similarity == "inner" else None,
     )
+
+
+def _inner_rewards(
+    params: Params, items: Encoded, prompts: Encoded, weights: Float[Array, "B K"]
+) -> Float[Array, "B"]:
+    """⟨f(x), u(c)⟩."""
+    return mix(_inner_products(params, items, prompts), weights)
+
+
+def _cosine_rewards(
+    params: Params, items: Encoded, prompts: Encoded, weights: Float[Array, "B K"]
+) -> Float[Array, "B"]:
+    """s cos(f(x), u(c))."""
+    directions = jnp.einsum("bkd,bk->bd", prompts, weights)
+    cosine = jnp.sum(_unit(items) * _unit(directions), axis=1)
+    return cosine_scale(params["log_scale"]) * cosine
+
+
+def _inner_products(params: Params, items: Encoded, prompts: Encoded) -> Float[Array, "B K"]:
+    """⟨f(x), g_k(c)⟩."""
+    return jnp.einsum("bd,bkd->bk", items, prompts)
 
 
 def _unit(vectors: Float[Array, "B d"]) -> Float[Array, "B d"]:

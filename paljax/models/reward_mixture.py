@@ -7,12 +7,18 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from paljax.kernels import mix
-from paljax.models.preference import Encoded, Inputs, Params, PreferenceModel, no_prompts
-from paljax.networks import MLP, Activation, BatchedMLP
+from paljax.models.preference import (
+    Encoded,
+    Inputs,
+    Params,
+    PreferenceModel,
+    encoded_rewards,
+    no_prompts,
+)
+from paljax.networks import MLP, Activation, BatchedMLP, outputs
 from paljax.ranges import Count, PositiveInt, Probability
 
 
@@ -65,18 +71,13 @@ def reward_mixture(
     def encode_items(
         params: Params, inputs: Array, *, dropout_key: PRNGKeyArray | None = None
     ) -> Float[Array, "N K"]:
-        rngs = {} if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, 1)}
-        variables = {"params": params["mixture"]}
-        rewards = jnp.asarray(network.apply(variables, inputs, rngs=rngs))
+        rewards = outputs(network, params["mixture"], inputs, dropout_key=dropout_key, part=1)
         return rewards.reshape(len(rewards), num_prototypes)
 
     def rewards(
         params: Params, items: Encoded, prompts: Encoded, weights: Float[Array, "B K"]
     ) -> Float[Array, "B"]:
         return mix(items, weights)
-
-    def prototype_rewards(params: Params, items: Encoded, prompts: Encoded) -> Float[Array, "B K"]:
-        return jnp.asarray(items)
 
     return PreferenceModel(
         num_prototypes=num_prototypes,
@@ -85,5 +86,5 @@ def reward_mixture(
         encode_items=encode_items,
         encode_prompts=no_prompts,
         rewards=rewards,
-        prototype_rewards=prototype_rewards,
+        prototype_rewards=encoded_rewards,
     )

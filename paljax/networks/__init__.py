@@ -1,5 +1,5 @@
 """The only Flax in paljax: networks that turn vectors into latents and rewards."""
 
-from paljax.networks.mlp import ACTIVATIONS, MLP, Activation, BatchedMLP
+from paljax.networks.mlp import ACTIVATIONS, MLP, Activation, BatchedMLP, outputs
 
-__all__ = ["ACTIVATIONS", "MLP", "Activation", "BatchedMLP"]
+__all__ = ["ACTIVATIONS", "MLP", "Activation", "BatchedMLP", "outputs"]

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 
 # GELU in its exact form: the authors' code and torch's default use erf, jax.nn.gelu's default the
 # tanh approximation.
@@ -78,3 +79,27 @@ def BatchedMLP(count: int, **attributes: Any) -> nn.Module:  # noqa: N802  (a mo
     )
     module: nn.Module = batched(**attributes)
     return module
+
+
+def outputs(
+    network: nn.Module,
+    params: Any,
+    inputs: Float[Array, "N D"],
+    *,
+    dropout_key: PRNGKeyArray | None = None,
+    part: int = 0,
+) -> Array:
+    """What a network makes of its inputs.
+
+    Args:
+        network: An `MLP` or `BatchedMLP`.
+        params: Its parameters.
+        inputs: Vectors.
+        dropout_key: Of the whole model; None drops nothing.
+        part: Which of the model's networks this is: each drops by a key of its own.
+
+    Returns:
+        The outputs, leading axis N.
+    """
+    rngs = {} if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, part)}
+    return jnp.asarray(network.apply({"params": params}, inputs, rngs=rngs))
