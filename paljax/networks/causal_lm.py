@@ -207,7 +207,7 @@ def attend(
         )
         for weights, values in weighed
     )  # fmt: skip
-    mixed = (collected / total).astype(value.dtype)
+    mixed = jnp.asarray(collected / total, value.dtype)
     return jnp.swapaxes(mixed.reshape(B, H, T, h), 1, 2).reshape(B, T, H * h)
 
 
