@@ -1,7 +1,7 @@
 """Simulated people of `maxmin_stories`: two groups that compare stories by what they truly want.
 
-A majority likes positive stories, a minority short ones; all choose by Bradley-Terry. U users,
-C comparisons of each.
+A majority and a minority, each with a function of texts that it wants more of; all choose by
+Bradley-Terry. U users, C comparisons of each.
 """
 
 import json
@@ -12,14 +12,13 @@ import numpy as np
 
 from paljax.text_functions import TEXT_FUNCTIONS
 
-MAJORITY, MINORITY = "positive", "concise"
-
 
 def write_comparisons(
     path: Path,
     prompts: Sequence[str],
     stories: Sequence[Sequence[str]],
     *,
+    groups: tuple[str, str],
     majority: float,
     users: int,
     per_user: int,
@@ -32,7 +31,8 @@ def write_comparisons(
         path: A .jsonl file.
         prompts: X prompts.
         stories: Of each prompt, at least two different ones.
-        majority: Share of the users who like positive stories.
+        groups: What the majority and the minority want, each a name of `TEXT_FUNCTIONS`.
+        majority: Share of the users who are of the majority.
         users: U.
         per_user: C.
         sharpness: Nats of a reward for a standard deviation of it over all stories.
@@ -44,13 +44,13 @@ def write_comparisons(
     every = [story for of_prompt in distinct for story in of_prompt]
     rewards = {
         group: dict(zip(every, sharpness * values / values.std(), strict=True))
-        for group in (MAJORITY, MINORITY)
+        for group in groups
         for values in [TEXT_FUNCTIONS[group](every)]
     }
     count = round(majority * users)
     rows = []
     for user in range(users):
-        group = MAJORITY if user < count else MINORITY
+        group = groups[0] if user < count else groups[1]
         for _ in range(per_user):
             place = random.choice(usable)
             left, right = random.choice(distinct[place], 2, replace=False)

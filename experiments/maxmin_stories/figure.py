@@ -13,57 +13,58 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from experiments.maxmin_stories.comparisons import MAJORITY, MINORITY
+from experiments.maxmin_stories.matched import summary
 from paljax.reporting.drawing import SERIES
 
 HERE = Path(__file__).parent
 STYLES = {
     "maxmin": ("MaxMin on two learned rewards", SERIES[0], "o"),
-    "utilitarian": ("utilitarian on two learned rewards", SERIES[2], "^"),
     "single": ("single reward of all people", SERIES[1], "s"),
+    "utilitarian": ("average of two learned rewards", SERIES[2], "^"),
+    "majority": ("the majority's learned reward", SERIES[3], "v"),
 }
 
 
-def gain(row: dict[str, Any], group: str) -> tuple[float, float]:
-    """Gain over the reference by what a group truly wants and its error, in deviations."""
-    found = row["true"][group]
-    return found["gain_in_deviations"], found["gain_error_in_deviations"]
-
-
-def draw(axes: Any, rows: list[dict[str, Any]], title: str) -> None:
-    """One split: a point a policy, with its KL beside it."""
+def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """One panel: faint points are runs, strong ones means over seeds with their standard errors."""
+    majority, minority = rows[0]["people"]
     for policy, (label, color, marker) in STYLES.items():
-        for place, row in enumerate([row for row in rows if row["policy"] == policy]):
-            (x, x_error), (y, y_error) = gain(row, MAJORITY), gain(row, MINORITY)
+        found = [row for row in rows if row["policy"] == policy]
+        for place, beta in enumerate(sorted({row["beta"] for row in found})):
+            same = [row for row in found if row["beta"] == beta]
+            gains = [[row["true"][group]["gain"] for row in same] for group in (majority, minority)]
+            x, y = (summary(values) for values in gains)
+            axes.plot(*gains, marker, color=color, alpha=0.25, markersize=4, linestyle="none")
             axes.errorbar(
-                x, y, xerr=1.96 * x_error, yerr=1.96 * y_error, color=color, marker=marker,
-                capsize=2, label=label if place == 0 else None,
+                x["mean"], y["mean"], xerr=x["standard_error"],
+                yerr=y["standard_error"], color=color, marker=marker, capsize=2,
+                label=label if place == 0 else None,
             )  # fmt: skip
+            kl = summary([row["kl"] for row in same])["mean"]
             axes.annotate(
-                f"KL {row['kl']:.1f}", (x, y), textcoords="offset points", xytext=(7, 5),
-                fontsize=8, color=color,
+                f"KL {kl:.1f}, n {len(same)}", (x["mean"], y["mean"]), xytext=(7, 5),
+                textcoords="offset points", fontsize=8, color=color,
             )  # fmt: skip
     axes.plot(0, 0, "+", color="black", markersize=9, label="reference")
     for line in (axes.axhline, axes.axvline):
         line(0, color="0.8", linewidth=0.8, zorder=0)
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel("majority's gain: positive sentiment (deviations)")
+    axes.set_title(f"{rows[0]['split']}: {majority} against {minority}", fontsize=10)
+    axes.set_xlabel(f"majority's gain: {majority} (deviations)")
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def main() -> None:
-    """Draw a panel for each split."""
+    """Draw a panel for each kind of people."""
     results = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results.json"
     out = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE / "figure.png"
-    settings = json.loads(results.read_text(encoding="utf-8"))["settings"]
-    splits = list(dict.fromkeys(found["split"] for found in settings))
+    rows = json.loads(results.read_text(encoding="utf-8"))["rows"]
+    kinds = list(dict.fromkeys((row["conflict"], row["split"]) for row in rows))
     figure, panels = plt.subplots(
-        1, len(splits), figsize=(5.2 * len(splits), 4.2), sharey=True, squeeze=False
+        1, len(kinds), figsize=(5.2 * len(kinds), 4.2), sharey=True, squeeze=False
     )
-    for axes, split in zip(panels[0], splits, strict=True):
-        rows = [row for found in settings if found["split"] == split for row in found["policies"]]
-        draw(axes, rows, f"majority {split} of the people")
-    panels[0][0].set_ylabel("minority's gain: conciseness (deviations)")
+    for axes, kind in zip(panels[0], kinds, strict=True):
+        draw(axes, [row for row in rows if (row["conflict"], row["split"]) == kind])
+    panels[0][0].set_ylabel("minority's gain (deviations)")
     panels[0][0].legend(fontsize=8, frameon=False)
     figure.tight_layout()
     figure.savefig(out, dpi=120)

@@ -2,275 +2,212 @@
 
     python experiments/maxmin_stories/run.py
 
-Two groups of simulated people compare stories of stories260K: a majority by positive sentiment
-(VADER), a minority by conciseness. Stage 1 learns two rewards by EM from the comparisons, without
-knowing who is in which group, and beside them one Bradley-Terry reward of all. Stage 2 trains the
-story model: MaxMin on the two, the single-reward policy on the one, each for several β. Judged are
-fresh stories that go on from openings nobody trained on, by what the groups truly want, which no
-stage has seen: gains over the reference in standard deviations of its stories, win rates against
-the reference and against the single-reward policy of the nearest KL.
+Two groups of simulated people compare stories of stories260K. What they want conflicts: `lengths`,
+a majority by positive sentiment (VADER) and a minority by conciseness; `sentiments`, a majority by
+positive and a minority by negative sentiment. Stage 1 learns two rewards by EM from the
+comparisons, without knowing who is in which group, and beside them one Bradley-Terry reward of all.
+Stage 2 trains the story model on them: MaxMin, the average (utilitarian) and the majority of the
+two, and the single reward, each for several β. Judged are fresh stories that go on from openings
+that neither stage has seen, by what the groups truly want.
 
-A run of stage 2 takes minutes on 2 cores; all of one split and seed about a quarter of an hour.
-Finished runs are kept below --runs and not done again. Writes results.json, which figure.py draws.
-
-Seen (results.json: split 10/11, one seed, 60 steps of 64 stories; errors are over 48 openings):
-
-    policy    β    KL    majority, positive          minority, concise
-    MaxMin    0.5  1.54  +0.27 ± 0.07, wins 59 %     +0.78 ± 0.09, wins 68 %
-    MaxMin    1.0  0.80  +0.20 ± 0.07, wins 57 %     +0.33 ± 0.08, wins 58 %
-    single    0.5  3.03  +0.97 ± 0.06, wins 81 %     -0.31 ± 0.08, wins 41 %
-    single    1.0  1.14  +0.42 ± 0.07, wins 64 %     +0.01 ± 0.08, wins 50 %
-
-One seed, KL only roughly matched. The number of comparisons and the learning rate were set after
-the true scores of a first, smaller trial had been seen.
-
-Gains are in standard deviations, wins against the reference. At β = 1 and a smaller KL MaxMin's
-minority gains a third of a deviation where the single reward's gains nothing; the majority stays
-above the reference and gains half of what the single reward gives it. With β = 0.2 and faster
-weights (exponentiated gradient, step 0.1, smoothing 0.9) weights and policy chase each other: that
-run ended with whichever group was ahead. β and the step were chosen by its training log.
-The split 80/20 and further seeds have not been run.
+Writes results.json, a row a run, as soon as it is done; rows that are there are not done again.
+matched.py compares policies at equal KL, figure.py draws.
 """
 
 import argparse
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-import pyarrow.parquet as pq
 import yaml
 
-from experiments.maxmin_stories.comparisons import MAJORITY, MINORITY, write_comparisons
+from experiments.maxmin_stories.comparisons import write_comparisons
 from experiments.maxmin_stories.prompts import MOST_OPENINGS, story_openings
-from paljax import runs, storage, train
-from paljax.config import load
-from paljax.data.encoders.causal_lm import open_language_model
-from paljax.policy.language_model import language_model_policy, left_padded
-from paljax.policy.text_problems import end_tokens_of
-from paljax.policy.text_results import win_rate
-from paljax.runs import versions
+from experiments.maxmin_stories.rows import Row, policy_row, reward_row, wins_against
+from experiments.maxmin_stories.stories import draw_stories
+from paljax import storage, train
+from paljax.runs import METRICS, versions
 
 HERE = Path(__file__).parent
-GROUPS = (MAJORITY, MINORITY)
-SPLITS = {"10/11": 10 / 11, "80/20": 0.8}
-POLICIES = {"maxmin": "mixture", "utilitarian": "mixture", "single": "single"}
-OBJECTIVES = {"maxmin": "maxmin", "utilitarian": "utilitarian", "single": "utilitarian"}
+CONFLICTS = {"lengths": ("positive", "concise"), "sentiments": ("positive", "negative")}
+SPLITS = {"80/20": 0.8, "10/11": 10 / 11}
+# The single reward first: the others are compared with it.
+POLICIES = {"single": "single", "maxmin": "mixture", "utilitarian": "mixture",
+            "majority": "mixture"}  # fmt: skip
+CLAIM = ("single", "maxmin")
+OBJECTIVES = {"single": "utilitarian"}  # of its one group; the others are what they are called
+PEOPLE = ("users", "per_user", "stories", "prompts", "sharpness")
 
 
-def start(arguments: list[str]) -> None:
-    """Run paljax.train; a run that is finished is left alone."""
-    if train.main(arguments):
-        raise SystemExit(f"failed: python -m paljax.train {' '.join(arguments)}")
+class Setting(NamedTuple):
+    """What tells a row from the others."""
+
+    conflict: str
+    split: str
+    seed: int
+    beta: float
+    policy: str
 
 
-def draw_stories(prompts: list[str], samples: int, seed: int) -> list[list[str]]:
-    """Stories of the reference, by the settings of policy.yaml."""
-    section = load(HERE / "policy.yaml").policy  # type: ignore[union-attr]
-    model = open_language_model(section.model)
-    ends = end_tokens_of(section, model.config)
-    policy = language_model_policy(
-        model.config, model.params, max_tokens=section.max_new_tokens, end_tokens=ends
-    )
-    ids = [[model.config.bos_token, *model.tokenizer.encode(text)] for text in prompts]
-    table = left_padded(ids, context=model.config.context, max_tokens=section.max_new_tokens)
-    params = policy.init(jax.random.key(seed))
-    drawn = jax.jit(lambda params, key: policy.sample(params, key, table, samples))(
-        params, jax.random.key(seed)
-    )
-    tokens, mask = np.asarray(drawn.tokens), np.asarray(drawn.mask)
-    kept = mask & ~np.isin(tokens, ends)
-    return [
-        [model.tokenizer.decode(row[of].tolist()) for row, of in zip(rows, masks, strict=True)]
-        for rows, masks in zip(tokens, kept, strict=True)
-    ]
+class Results:
+    """results.json: rows as they get done."""
+
+    def __init__(self, path: Path, made_with: Row) -> None:
+        """Take up a file that was made with the same options, or begin one."""
+        self.path = path
+        self.record: Row = {"made_with": made_with, "stage_1": [], "rows": []}
+        if path.exists():
+            self.record = storage.read_json(path)
+            for key, value in made_with.items():
+                if self.record["made_with"][key] != value:
+                    raise SystemExit(f"{path} was made with other {key}; give another --out")
+
+    def has(self, setting: Setting) -> bool:
+        """Whether this run is done."""
+        return any(setting == _setting_of(row) for row in self.record["rows"])
+
+    def has_rewards(self, setting: Setting) -> bool:
+        """Whether stage 1 is done for these people."""
+        wanted = (setting.conflict, setting.split, setting.seed)
+        return any(wanted == tuple(row.values())[:3] for row in self.record["stage_1"])
+
+    def add(self, part: str, row: Row) -> None:
+        """Keep a row."""
+        self.record[part].append(row)
+        storage.write_json(self.path, self.record | {"versions": versions()})
 
 
-def learn_rewards(folder: Path, majority: float, seed: int, options: argparse.Namespace) -> None:
+def plan(options: argparse.Namespace) -> Iterator[Setting]:
+    """All runs, those that the claim is about first, so that what is done by any time is of use."""
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    claim = [policy for policy in options.policies if policy in CLAIM]
+    others = [policy for policy in options.policies if policy not in CLAIM]
+    for policies, conflict in ((claim, "lengths"), (claim, "sentiments"), (others, "lengths")):
+        if conflict not in options.conflicts:
+            continue
+        # Nothing pleases both kinds of sentiment: one split and one β show it.
+        few = 1 if conflict == "sentiments" else None
+        for seed, split, policy, beta in itertools.product(
+            seeds, options.splits[:few], policies, options.betas[:few]
+        ):
+            yield Setting(conflict, split, seed, beta, policy)
+
+
+def start(config: Path, run_dir: Path, changes: list[str]) -> None:
+    """Run paljax.train; a run that is finished is left alone, one that was stopped goes on."""
+    status = train.main(["--config", str(config), "--run-dir", str(run_dir), *changes])
+    if status or not (run_dir / METRICS).exists():
+        raise SystemExit(f"{run_dir}: not finished; the same command goes on from there")
+
+
+def learn_rewards(folder: Path, setting: Setting, options: argparse.Namespace) -> Row:
     """Stage 1: comparisons of stories, then the mixture and the single reward."""
-    prompts = story_openings(MOST_OPENINGS)
-    path = folder / "comparisons.jsonl"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        stories = draw_stories(prompts, options.stories, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = CONFLICTS[setting.conflict]
+    comparisons, prompts = folder / "comparisons.jsonl", folder / "prompts.jsonl"
+    openings = story_openings(MOST_OPENINGS)
+    of_policies, of_people = openings[: options.prompts], openings[options.prompts :]
+    if not comparisons.exists():
+        told = folder.parent / f"stories-{setting.seed}.json"  # the same for all groups of people
+        if not told.exists():
+            storage.write_json(told, draw_stories(of_people, options.stories, setting.seed))
         write_comparisons(
-            path,
-            prompts,
-            stories,
-            majority=majority,
+            comparisons,
+            of_people,
+            storage.read_json(told),
+            groups=groups,
+            majority=SPLITS[setting.split],
             users=options.users,
             per_user=options.per_user,
             sharpness=options.sharpness,
-            seed=seed,
+            seed=setting.seed,
         )
-    (folder / "prompts.jsonl").write_text(
-        "".join(json.dumps({"prompt": text}) + "\n" for text in story_openings(options.prompts)),
-        encoding="utf-8",
-    )
+    lines = [json.dumps({"prompt": text}) + "\n" for text in of_policies]
+    storage.write_text(prompts, "".join(lines))
     for name, changes in (
         ("mixture", []),
         ("single", ["model={name: bradley_terry, hidden_layers: 1, hidden_width: 64}",
                     "learner={name: gradient}"]),
     ):  # fmt: skip
-        start(["--config", str(HERE / "reward.yaml"), "--run-dir", str(folder / name),
-               f"data.path={path}", f"seed={seed}", *changes])  # fmt: skip
+        start(HERE / "reward.yaml", folder / name,
+              [f"data.path={comparisons}", f"seed={setting.seed}", *changes])  # fmt: skip
+    row = {"conflict": setting.conflict, "split": setting.split, "seed": setting.seed}
+    return row | reward_row(folder / "mixture", folder / "single", groups[1])
 
 
-def train_policy(folder: Path, policy: str, beta: float, seed: int, extra: list[str]) -> Path:
-    """Stage 2: one policy; returns its run directory."""
-    run_dir = folder / f"{policy}-{beta:g}"
-    start([
-        "--config", str(HERE / "policy.yaml"), "--run-dir", str(run_dir),
-        f"rewards.run={folder / POLICIES[policy]}", f"prompts.path={folder / 'prompts.jsonl'}",
-        f"objective.name={OBJECTIVES[policy]}", f"beta={beta}", f"seed={seed}", *extra,
+def train_policy(folder: Path, setting: Setting) -> Row:
+    """Stage 2: one policy, and how it does against the single-reward policy of the nearest KL."""
+    groups = CONFLICTS[setting.conflict]
+    run_dir = folder / f"{setting.policy}-{setting.beta:g}"
+    start(HERE / "policy.yaml", run_dir, [
+        f"rewards.run={folder / POLICIES[setting.policy]}",
+        f"prompts.path={folder / 'prompts.jsonl'}", f"beta={setting.beta}",
+        f"objective.name={OBJECTIVES.get(setting.policy, setting.policy)}",
+        f"seed={setting.seed}", f"evaluation.functions=[{', '.join(groups)}]",
     ])  # fmt: skip
-    return run_dir
+    row = setting._asdict() | {"people": list(groups)} | policy_row(run_dir)
+    singles = {found: policy_row(found)["kl"] for found in folder.glob("single-*/")
+               if (found / METRICS).exists()}  # fmt: skip
+    if setting.policy != "single" and singles:
+        nearest = min(singles, key=lambda found: abs(singles[found] - row["kl"]))
+        row["against_single"] = {
+            "kl": singles[nearest], "wins": wins_against(run_dir, nearest, groups)
+        }  # fmt: skip
+    return row
 
 
-def read(run_dir: Path) -> dict[str, Any]:
-    """What is kept of a policy run."""
-    metrics = storage.read_json(run_dir / runs.METRICS)
-    scores = metrics["scores"]
-    kept = {key: scores[key] for key in ("utilities", "kl", "kl_standard_error", "length",
-            "at_full_length", "distinct", "win_rates")}  # fmt: skip
-    functions = metrics["texts"]["functions"]
-    return kept | {
-        "beta": metrics["beta"],
-        "group_weights": dict(
-            zip(metrics["groups"]["names"], metrics["groups"]["weights"], strict=True)
-        ),
-        "reference": {
-            key: metrics["comparisons"]["reference"][key]
-            for key in ("length", "at_full_length", "distinct")
-        },
-        "true": {
-            group: found
-            | {
-                "gain_in_deviations": found["gain"] / found["reference_spread"],
-                "gain_error_in_deviations": found["gain_standard_error"]
-                / found["reference_spread"],
-            }
-            for group, found in functions.items()
-        },
-        "examples": metrics["texts"]["examples"][:4],
-        "seconds": metrics["timing"]["fit_s"],
-    }
-
-
-def responses(run_dir: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """True values [X, n] of the policy's responses to the held-out prompts, by group."""
-    table = pq.read_table(run_dir / runs.SAMPLES).to_pydict()
-    of_policy = np.array(table["policy"]) == "policy"
-    prompts = np.array(table["prompt"], object)[of_policy]
-    num_prompts = len(set(prompts))
-    return {group: np.array(table[group])[of_policy].reshape(num_prompts, -1) for group in GROUPS}
-
-
-def against(left: Path, right: Path) -> dict[str, dict[str, float]]:
-    """How often a group prefers a story of one run to one of another, on the same prompts."""
-    mine, theirs = responses(left), responses(right)
-    rates = {group: win_rate(mine[group], theirs[group]) for group in GROUPS}
-    return {
-        group: {
-            "win_rate": float(rate.mean()),
-            "standard_error": float(rate.std(ddof=1) / np.sqrt(len(rate))),
-        }
-        for group, rate in rates.items()
-    }
-
-
-def recovered(folder: Path) -> dict[str, Any]:
-    """How well stage 1 found the groups, and how well its rewards predict held-out choices."""
-    users = pq.read_table(folder / "mixture" / runs.USERS).to_pydict()
-    strongest = np.argmax(np.array(users["weights"]), axis=1)
-    minority = np.array(users["group"]) == MINORITY
-    same = float((strongest == minority).mean())
-    accuracy = {
-        name: storage.read_json(folder / name / runs.METRICS)["test"]["accuracy"]
-        for name in ("mixture", "single")
-    }
-    return {"users_in_their_group": max(same, 1 - same), "test_accuracy": accuracy}
-
-
-def one_setting(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Both stages for one split and seed."""
-    folder = options.runs / name.replace("/", "-") / f"seed-{seed}"
-    learn_rewards(folder, SPLITS[name], seed, options)
-    found: dict[str, Any] = {"split": name, "seed": seed, "stage_1": recovered(folder)}
-    dirs = {
-        (policy, beta): train_policy(folder, policy, beta, seed, options.set)
-        for beta in options.betas
-        for policy in options.policies
-    }
-    found["policies"] = []
-    for (policy, _), run_dir in dirs.items():
-        record = {"policy": policy} | read(run_dir)
-        if policy != "single" and "single" in options.policies:
-            nearest = min(
-                (other for other in dirs if other[0] == "single"),
-                key=lambda other: abs(read(dirs[other])["kl"] - record["kl"]),
-            )
-            record["against_single"] = {
-                "beta": nearest[1],
-                "kl": read(dirs[nearest])["kl"],
-                "wins": against(run_dir, dirs[nearest]),
-            }
-        found["policies"].append(record)
-    return found
-
-
-def say(found: Mapping[str, Any]) -> None:
-    """The main numbers, a line a policy."""
-    stage_1 = found["stage_1"]
-    print(
-        f"{found['split']}, seed {found['seed']}: {100 * stage_1['users_in_their_group']:.1f} % of "
-        f"users in their group; test accuracy {stage_1['test_accuracy']}"
+def say(row: Row) -> None:
+    """The main numbers in a line."""
+    gains = "  ".join(
+        f"{group} {found['gain']:+.2f} ± {found['gain_standard_error']:.2f} "
+        f"(wins {100 * found['win_rate']:.0f} %)"
+        for group, found in row["true"].items()
     )
-    for row in sorted(found["policies"], key=lambda row: (row["policy"], row["kl"])):
-        gains = "  ".join(
-            f"{group} {row['true'][group]['gain_in_deviations']:+.2f} "
-            f"± {row['true'][group]['gain_error_in_deviations']:.2f} "
-            f"(wins {100 * row['true'][group]['win_rate']:.0f} %)"
-            for group in GROUPS
-        )
-        print(f"  {row['policy']:>12} β {row['beta']:<5g} KL {row['kl']:6.2f}  {gains}")
+    print(
+        f"{row['conflict']} {row['split']} seed {row['seed']} {row['policy']:>11} "
+        f"β {row['beta']:<4g} KL {row['kl']:5.2f}  {gains}  {row['seconds']:.0f} s",
+        flush=True,
+    )
 
 
 def main() -> None:
-    """Run everything and write results.json."""
+    """Run what is not done yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/maxmin_stories"))
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    parser.add_argument("--conflicts", nargs="+", choices=CONFLICTS, default=list(CONFLICTS))
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--betas", type=float, nargs="+", default=[0.5, 1.0])
-    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=["maxmin", "single"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--betas", type=float, nargs="+", default=[0.3, 0.8])
+    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     parser.add_argument("--users", type=int, default=220)
     parser.add_argument("--per-user", type=int, default=60)
-    parser.add_argument("--stories", type=int, default=12, help="of each opening, to compare")
+    parser.add_argument("--stories", type=int, default=8, help="of each opening, to compare")
     parser.add_argument("--prompts", type=int, default=192, help="openings of stage 2")
     parser.add_argument("--sharpness", type=float, default=3.0, help="nats a standard deviation")
-    parser.add_argument("--set", nargs="*", default=[], help="key.path=value of policy.yaml")
     options = parser.parse_args()
-    settings = []
-    for split in options.splits:
-        for seed in range(options.seeds):
-            settings.append(one_setting(split, seed, options))
-            say(settings[-1])
-            record = {
-                "options": {
-                    key: value for key, value in vars(options).items() if key not in ("runs", "out")
-                },
-                "config": {
-                    name: yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
-                    for name in ("reward", "policy")
-                },
-                "versions": versions(),
-                "settings": settings,
-            }
-            storage.write_json(options.out, record)
+    made_with: dict[str, Any] = {key: getattr(options, key) for key in PEOPLE} | {
+        f"{name}.yaml": yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
+        for name in ("reward", "policy")
+    }
+    results = Results(options.out, made_with)
+    for setting in plan(options):
+        if results.has(setting):
+            continue
+        split = setting.split.replace("/", "-")
+        folder = options.runs / f"{setting.conflict}-{split}-seed-{setting.seed}"
+        if not results.has_rewards(setting):
+            results.add("stage_1", learn_rewards(folder, setting, options))
+        row = train_policy(folder, setting)
+        results.add("rows", row)
+        say(row)
+
+
+def _setting_of(row: Row) -> Setting:
+    return Setting(*(row[key] for key in Setting._fields))
 
 
 if __name__ == "__main__":
