@@ -24,7 +24,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     config = tiny_checkpoints.CHECKPOINTS["llama"] | changed
     (folder / "config.json").write_text(json.dumps(config))
-    tensors = {name: scale * value for name, value in tiny_checkpoints.tensors(config).items()}
+    drawn = tiny_checkpoints.tensors(config, sharpness=1.0)
+    tensors = {name: scale * value for name, value in drawn.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     ids = {word: place for place, word in enumerate((*SPECIAL, *words))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))

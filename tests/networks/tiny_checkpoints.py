@@ -99,7 +99,7 @@ TOKENS = np.where(MASK, np.random.default_rng(5).integers(3, VOCABULARY, MASK.sh
 NEW_TOKENS = 20
 
 
-def tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
+def tensors(config: dict[str, Any], *, sharpness: float = SHARPNESS) -> dict[str, np.ndarray]:
     """Random tensors of a checkpoint, by Hugging Face's names."""
     shapes = _gpt2_shapes() if config["model_type"] == "gpt2" else _rotary_shapes(config)
     generator = np.random.default_rng(11)
@@ -117,9 +117,9 @@ def tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
         if name.endswith(
             tuple(f"{part}.weight" for part in ("q_proj", "k_proj", "q_norm", "k_norm"))
         ):
-            tensor *= SHARPNESS
+            tensor *= sharpness
         if name.endswith("c_attn.weight"):  # drawn narrower, as one matrix of three
-            tensor[:, : 2 * WIDTH] *= math.sqrt(3) * SHARPNESS
+            tensor[:, : 2 * WIDTH] *= math.sqrt(3) * sharpness
     return found
 
 
