@@ -33,7 +33,7 @@ class Embeddings:
                 f"{key}: {str(path)!r} holds {mapped.dtype} of shape {mapped.shape}, wanted rows "
                 "of floating-point numbers, [N, D]"
             )
-        self._rows: NDArray[Any] = mapped
+        self._rows: NDArray[Any] = np.asarray(mapped)
         self._map: mmap.mmap = mapped._mmap
         # Rows are wanted here and there: what lies behind one is not worth reading ahead.
         self._map.madvise(mmap.MADV_RANDOM)
@@ -55,6 +55,7 @@ class Embeddings:
         none of this process's memory, which would else grow to the size of the file.
         """
         dtype = np.float16 if self._rows.dtype == np.float16 else np.float32
-        found = self._rows[numbers].astype(dtype, copy=False)
+        # `take` copies whole rows, in half the time that indexing takes.
+        found = np.take(self._rows, numbers, axis=0).astype(dtype, copy=False)
         self._map.madvise(mmap.MADV_DONTNEED)
         return found
