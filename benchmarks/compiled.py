@@ -300,10 +300,30 @@ def _moved(line: Instruction, known: dict[str, Instruction], program: Program) -
         users = [user for user in inside if each.name in user.operands]
         if each.name == written_into and len(users) == 1:
             continue
-        if taken[number] and all(user.kind in _ONLY_READS_A_PART for user in users):
-            total += sum(array.bytes for user in users for array in user.result)
+        total += min(taken[number], _read(each.name, inside, program, taken[number]))
+    return total
+
+
+def _read(name: str, inside: list[Instruction], program: Program, whole: int) -> int:
+    """Bytes that a fusion reads of what it calls `name`: slices alone, or the whole."""
+    total = 0
+    for user in inside:
+        if name not in user.operands:
+            continue
+        if user.kind in _ONLY_READS_A_PART:
+            total += sum(array.bytes for array in user.result)
+        elif user.kind == "bitcast":
+            total += _read(user.name, inside, program, whole)
+        elif called := re.search(r"calls=%?([\w.\-]+)", user.rest):
+            deeper = program[called.group(1)]
+            numbers = [place for place, other in enumerate(user.operands) if other == name]
+            total += sum(
+                _read(each.name, deeper, program, whole)
+                for each in deeper
+                if each.kind == "parameter" and _parameter(each) in numbers
+            )
         else:
-            total += taken[number]
+            total += whole
     return total
 
 

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import measuring
 from paljax.config import StreamConfig, parse
-from paljax.data.batches import Tables, plan_epoch, plan_sizes, to_batch, training_rows
+from paljax.data.batches import Sizes, Tables, plan_epoch, plan_sizes, to_batch, training_rows
 from paljax.data.streaming import StreamBatches
 from paljax.data.streaming.batches import LOADED_AHEAD
 from paljax.loop import Task, epoch_program
@@ -149,18 +149,25 @@ def stream_turns(
     run_epoch, training = epoch_program(task), config.training
     state, done = start(task.learner, jax.random.key(0), task.parallel), 0
 
-    def turn() -> None:
-        nonlocal state, done
-        batches = StreamBatches(
+    def batches_until(last: int, sizes: Sizes | None) -> StreamBatches:
+        return StreamBatches(
             stream.order,
             stream.survey,
             stream.items,
             stream.prompts,
             batch_size=training.batch_size,
             steps=training.steps_per_epoch,
-            epochs=done + epochs,
+            epochs=last,
             label_smoothing=0.0,
+            sizes=sizes,
         )
+
+    # A run finds them once, when it starts.
+    sizes = batches_until(1, None).sizes_of_first()
+
+    def turn() -> None:
+        nonlocal state, done
+        batches = batches_until(done + epochs, sizes)
         for epoch in range(done, done + epochs):
             state, metrics = run_epoch(state, batches(epoch), None)
             jax.block_until_ready(metrics)

@@ -147,3 +147,26 @@ def test_slices_of_a_stack_count_as_slices():
     compiled = jax.jit(run).lower(stack, stack[0]).compile()
     moved = work_of(compiled.as_text(), devices=1).moved_bytes
     assert 3 * stack.nbytes <= moved <= 6 * stack.nbytes
+
+
+def test_slices_inside_of_a_fusion_inside_of_a_fusion_count_as_slices():
+    text = """
+%inner (p: f32[50,6]) -> f32[1,6] {
+  %p = f32[50,6] parameter(0)
+  %at = s32[] constant(3)
+  ROOT %cut = f32[1,6] dynamic-slice(%p, %at, %at), dynamic_slice_sizes={1,6}
+}
+
+%outer (q: f32[50,6]) -> f32[6] {
+  %q = f32[50,6] parameter(0)
+  %same = f32[50,6] bitcast(%q)
+  %row = f32[1,6] fusion(%same), kind=kLoop, calls=%inner
+  ROOT %flat = f32[6] bitcast(%row)
+}
+
+ENTRY %main (stack: f32[50,6]) -> f32[6] {
+  %stack = f32[50,6] parameter(0)
+  ROOT %layer = f32[6] fusion(%stack), kind=kLoop, calls=%outer
+}
+"""
+    assert work_of(text, devices=1).moved_bytes == 4 * 6 + 4 * 6

@@ -49,6 +49,7 @@ class StreamBatches:
         steps: S.
         epochs: How many will be asked for at most.
         label_smoothing: ε in [0, 1/2): the chosen item is preferred with probability 1 - ε.
+        sizes: Of all plans, where they are known: those of `sizes_of_first`.
     """
 
     def __init__(
@@ -62,12 +63,13 @@ class StreamBatches:
         steps: int,
         epochs: int,
         label_smoothing: float,
+        sizes: Sizes | None = None,
     ) -> None:
         self._order, self._survey = order, survey
         self._items, self._prompts = items, prompts
         self._shape, self._epochs = (steps, batch_size), epochs
         self._label_smoothing = label_smoothing
-        self._sizes: Sizes | None = None
+        self._sizes = sizes
         self._ahead: Iterator[StreamPlan] | None = None
         self._next = 0
 
@@ -84,13 +86,17 @@ class StreamBatches:
         order = np.arange(len(rows.weight)).reshape(self._shape)
         present = np.ones(self._shape, bool)
         if self._sizes is None:
-            first = rows if epoch == 0 else self.rows(0)
-            self._sizes = plan_sizes_of(first, order)
+            self._sizes = self.sizes_of_first() if epoch else plan_sizes_of(rows, order)
         plan = list_batches(
             rows, order, present, sizes=self._sizes, num_users=len(self._survey.comparisons)
         )
         prompts = None if self._prompts is None else self._prompts.read(plan.prompts)
         return StreamPlan(plan, self._items.read(plan.items), prompts)
+
+    def sizes_of_first(self) -> Sizes:
+        """The sizes of all plans, which are those of the first epoch's."""
+        rows = self.rows(0)
+        return plan_sizes_of(rows, np.arange(len(rows.weight)).reshape(self._shape))
 
     def rows(self, epoch: int) -> Rows:
         """The comparisons of an epoch, batch after batch, and what each counts."""

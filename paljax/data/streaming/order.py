@@ -123,7 +123,10 @@ class Order:
                 rows = _together([self._training_rows(int(group)) for group in groups])
                 # From 1: a zero at the end would make the seed that of the groups' order.
                 generator = np.random.default_rng((self._seed, number, 1 + window))
-                shuffled = rows.select(generator.permutation(len(rows.user)))
+                places = generator.permutation(len(rows.user))
+                # `take` needs half the time of indexing.
+                taken: list[Any] = [np.take(field, places) for field in rows]
+                shuffled = Comparisons(*taken)
                 self._read = ((number, window), shuffled)
             return self._read[1]
 
