@@ -27,6 +27,8 @@ LAYERS = [
     ["train", "adapt", "evaluate", "score"],
 ]
 HEAVY = {"jax", "flax", "matplotlib", "tokenizers", "safetensors", "transformers", "torch"}
+# Lines, docstrings included.
+LONGEST_FUNCTION, LONGEST_FILE = 70, 400
 KERNELS_MAY_IMPORT = {"collections", "functools", "math", "typing", "jax", "jaxtyping", "numpy"}
 
 
@@ -84,3 +86,18 @@ def test_help_starts_without_jax(command):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"python -m paljax.{command}" in done.stdout
+
+
+def functions_of(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+@pytest.mark.parametrize("folder", ["paljax", "experiments", "benchmarks"])
+def test_functions_and_files_stay_short(folder):
+    for path in sorted((PACKAGE.parent / folder).rglob("*.py")):
+        lines = path.read_text(encoding="utf-8").count("\n")
+        assert lines <= LONGEST_FILE, f"{path}: {lines} lines; find its second subject"
+        for function in functions_of(path):
+            lines = function.end_lineno - function.lineno + 1
+            assert lines <= LONGEST_FUNCTION, f"{path}: {function.name} has {lines} lines"

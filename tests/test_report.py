@@ -13,8 +13,8 @@ import yaml
 
 from paljax import figures
 from paljax.errors import UserError
-from paljax.figures import principal_plane
 from paljax.report import headline, main, write_report
+from paljax.reporting import user_figures
 from paljax.reporting.drawing import spread, svg
 
 SHOTS = (0, 1, 2, 5, 10, 20)
@@ -666,7 +666,7 @@ def test_spread_keeps_order_and_gaps_and_moves_no_more_than_needed():
 
 def test_principal_plane_projects_users_as_their_mixture_of_corners():
     weights = np.random.default_rng(0).dirichlet([0.3] * 5, 200)
-    corners = principal_plane(weights)
+    corners = user_figures.principal_plane(weights)
     assert corners.shape == (5, 2)
     np.testing.assert_allclose(corners.T @ corners, np.eye(2), atol=1e-12)
     spreads = np.linalg.svd(weights - weights.mean(axis=0), compute_uv=False)
@@ -678,18 +678,20 @@ def test_principal_plane_projects_users_as_their_mixture_of_corners():
 def test_users_figure_draws_unseen_users_and_stays_small(K):
     weights = np.random.default_rng(K).dirichlet([0.3] * K, 20_000)
     unseen = np.arange(20_000) % 4 == 0
-    figure = figures.users(weights, unseen, weights.mean(axis=0))
+    figure = user_figures.users(weights, unseen, weights.mean(axis=0))
     text = svg(figure, name="x", title="t", description="d")
     assert len(text) < 1_000_000
     if K > 2:
         drawn = sum(len(c.get_offsets()) for c in figure.axes[0].collections)
-        assert figures.MAX_POINTS <= drawn <= figures.MAX_POINTS + 2 * K + 1
+        assert user_figures.MAX_POINTS <= drawn <= user_figures.MAX_POINTS + 2 * K + 1
 
 
 def test_users_who_are_all_alike_and_few_can_be_drawn():
     for K in (2, 3, 5):
         same = np.full((1, K), 1 / K)
-        svg(figures.users(same, np.array([False]), same[0]), name="x", title="", description="")
+        svg(
+            user_figures.users(same, np.array([False]), same[0]), name="x", title="", description=""
+        )
 
 
 def test_names_with_dollars_and_other_letters_are_drawn_as_they_are():

@@ -114,43 +114,63 @@ def assemble(
         >>> assemble(["ann", "ben"], ["tea", "tea"], ["milk", "rum"]).items
         ('tea', 'milk', 'rum')
     """
-    n = len(user_id)
-    columns: dict[str, Sized | None] = {"chosen": chosen, "rejected": rejected, "prompt": prompt}
-    columns |= {"tie": tie, "weight": weight, "task_id": task_id, "group": group, "split": split}
-    columns |= {"timestamp": timestamp, "topic": topic}
+    of_items = {"chosen": chosen, "rejected": rejected, "prompt": prompt, "topic": topic}
+    of_rows = {"tie": tie, "weight": weight, "task_id": task_id, "group": group, "split": split}
+    _check_lengths(len(user_id), of_items | of_rows | {"timestamp": timestamp})
+    user, users = _distinct(user_id)
+    item, items = _distinct(_alternate(chosen, rejected))
+    prompt_row, prompts = (np.full(len(user), -1), None) if prompt is None else _distinct(prompt)
+    _check_attributes(attributes, items)
+    return Dataset(
+        _comparisons(user, item, prompt_row, weight, tie, task_id),
+        tuple(users),
+        items,
+        prompts,
+        tuple(attributes),
+        group=_objects(group),
+        split=_objects(split),
+        timestamp=None if timestamp is None else np.array(timestamp, np.float64),
+        dropped=dict(dropped or {}),
+        facts=dict(facts or {}),
+        topic=_objects(topic),
+    )
+
+
+def _check_lengths(n: int, columns: Mapping[str, Sized | None]) -> None:
     for name, column in columns.items():
         if column is not None and len(column) != n:
             raise ValueError(f"{name} has {len(column)} rows, user_id has {n}")
 
-    user, users = _distinct(user_id)
-    item, items = _distinct(_alternate(chosen, rejected))
-    prompt_row, prompts = (np.full(n, -1), None) if prompt is None else _distinct(prompt)
+
+def _check_attributes(attributes: Sequence[str], items: Table) -> None:
     width = items.shape[1] if isinstance(items, np.ndarray) else 0
     if len(attributes) not in (0, width):
         raise ValueError(f"{len(attributes)} attributes for items of {width} numbers")
 
-    comparisons = Comparisons(
+
+def _comparisons(
+    user: NDArray[np.int64],
+    item: NDArray[np.int64],
+    prompt: NDArray[np.int64],
+    weight: NDArray[Any] | Sequence[float] | None,
+    tie: NDArray[Any] | Sequence[bool] | None,
+    task_id: Sequence[str | None] | None,
+) -> Comparisons:
+    """Comparisons of numbered users, prompts and items, the chosen ones at even places."""
+    n = len(user)
+    return Comparisons(
         user=user.astype(np.int32),
-        prompt=prompt_row.astype(np.int32),
+        prompt=prompt.astype(np.int32),
         chosen=item[0::2].astype(np.int32),
         rejected=item[1::2].astype(np.int32),
         weight=np.ones(n, np.float32) if weight is None else np.array(weight, np.float32),
         tie=np.zeros(n, np.bool_) if tie is None else np.array(tie, np.bool_),
         task=_task_numbers(user, [None] * n if task_id is None else task_id),
     )
-    return Dataset(
-        comparisons=comparisons,
-        users=tuple(users),
-        items=items,
-        prompts=prompts,
-        attributes=tuple(attributes),
-        group=None if group is None else np.array(group, np.object_),
-        split=None if split is None else np.array(split, np.object_),
-        timestamp=None if timestamp is None else np.array(timestamp, np.float64),
-        dropped=dict(dropped or {}),
-        facts=dict(facts or {}),
-        topic=None if topic is None else np.array(topic, np.object_),
-    )
+
+
+def _objects(labels: Sequence[str] | None) -> NDArray[np.object_] | None:
+    return None if labels is None else np.array(labels, np.object_)
 
 
 def assemble_votes(
@@ -185,7 +205,7 @@ def assemble_votes(
         user=user.astype(np.int32),
         item=row.astype(np.int32),
         value=np.array(value, np.float32),
-        group=None if group is None else np.array(group, np.object_),
+        group=_objects(group),
     ).select(first)
     dropped = dict(dropped or {})
     if len(first) < len(user):

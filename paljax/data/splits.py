@@ -97,16 +97,7 @@ def split_at_random(
     user_of_task = np.zeros(rows.task.max() + 1, np.int64)
     user_of_task[rows.task] = rows.user
     num_tasks = np.bincount(user_of_task, minlength=num_users)
-    order = generator.permutation(num_users)
-    joining = order[num_tasks[order] > (support or 0)][: round(unseen_users * num_users)]
-    if len(joining) < round(unseen_users * num_users):
-        raise UserError(
-            f"splits.support: {support} wants {round(unseen_users * num_users)} unseen users with "
-            f"more tasks than that, and {len(joining)} have; give less support or unseen_users"
-        )
-    unseen = np.zeros(num_users, bool)
-    unseen[joining] = True
-
+    unseen = _unseen(generator, num_tasks, round(unseen_users * num_users), support)
     order = np.lexsort((generator.random(len(user_of_task)), user_of_task))
     tasks_of_user = np.split(order, np.cumsum(num_tasks)[:-1])
 
@@ -130,6 +121,22 @@ def split_at_random(
             part_of_task[tasks[num_test : num_test + num_validation]] = "validation"
     part = part_of_task[rows.task]
     return Split(part, _arrivals(rows.user, part, rank_of_task[rows.task]))
+
+
+def _unseen(
+    generator: np.random.Generator, num_tasks: NDArray[np.int64], wanted: int, support: int | None
+) -> NDArray[np.bool_]:
+    """Who of the users with more than `support` tasks joins later, drawn at random."""
+    order = generator.permutation(len(num_tasks))
+    joining = order[num_tasks[order] > (support or 0)][:wanted]
+    if len(joining) < wanted:
+        raise UserError(
+            f"splits.support: {support} wants {wanted} unseen users with more tasks than that, and "
+            f"{len(joining)} have; give less support or unseen_users"
+        )
+    unseen = np.zeros(len(num_tasks), bool)
+    unseen[joining] = True
+    return unseen
 
 
 def split_by_column(dataset: Dataset) -> Split:

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from paljax.kernels.maxmin_system import solve_on_plane
 from paljax.kernels.weights import worst_case_weights
 
 MAX_STEPS = 300
@@ -34,8 +35,6 @@ SLOPE_ROUNDING = 16.0
 MULTIPLIER_RANGE = 100.0
 # Steps without a gap below nine tenths of the best one after which rounding is all that is left.
 PATIENCE = 25
-# Groups up to which the linear system is solved as it is; with more, in K unknowns.
-MOST_GROUPS_SOLVED_DIRECTLY = 32
 
 
 class MaxMinSolution(NamedTuple):
@@ -227,7 +226,9 @@ def _minimize(problem: _Problem, tolerance: Float[Array, ""]) -> _Point:
         room = problem.cap - point.q
         residual = slope - barrier / point.q + barrier / room
         curvature = _curvature(problem, tilted.policy, beta)
-        direction = -_solve(problem.group_matrix, curvature, _diagonal(problem, point), residual)
+        direction = -solve_on_plane(
+            problem.group_matrix, curvature, _diagonal(problem, point), residual
+        )
         descent = residual @ direction
         moved = _moved(problem, point, direction, descent, barrier, beta)
         centred = -descent <= CENTRED * barrier
@@ -310,46 +311,6 @@ def _bounded(multipliers: Float[Array, "G"], central: Float[Array, "G"]) -> Floa
     return jnp.clip(multipliers, central / MULTIPLIER_RANGE, central * MULTIPLIER_RANGE)
 
 
-def _solve(
-    group_matrix: Float[Array, "G K"],
-    curvature: Float[Array, "K K"],
-    diagonal: Float[Array, "G"],
-    right: Float[Array, "G"],
-) -> Float[Array, "G"]:
-    """Solve (A C Aᵀ + D) d + ν 1 = right for the d that sums to 0."""
-    num_groups, num_rewards = group_matrix.shape
-    scale = lax.rsqrt(diagonal)
-    if num_groups <= max(num_rewards, MOST_GROUPS_SOLVED_DIRECTLY):
-        scaled = scale[:, None] * group_matrix
-        matrix = jnp.eye(num_groups, dtype=right.dtype) + scaled @ curvature @ scaled.T
-        factor = jax.scipy.linalg.cho_factor(matrix, lower=True)
-
-        def solve(right: Array) -> Array:
-            solved: Array = scale * jax.scipy.linalg.cho_solve(factor, scale * right)
-            return solved
-    else:  # Woodbury: as many unknowns as rewards
-        values, vectors = jnp.linalg.eigh(curvature)
-        root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]
-        wide = group_matrix @ root
-        scaled = scale[:, None] * wide
-        small = jnp.eye(num_rewards, dtype=right.dtype) + scaled.T @ scaled
-        factor = jax.scipy.linalg.cho_factor(small, lower=True)
-
-        def once(right: Array) -> Array:
-            inner = jax.scipy.linalg.cho_solve(factor, scaled.T @ (scale * right))
-            solved: Array = scale * (scale * right - scaled @ inner)
-            return solved
-
-        def solve(right: Array) -> Array:
-            first = once(right)  # loses digits where the diagonal is small; a second pass mends it
-            return first + once(right - diagonal * first - wide @ (wide.T @ first))
-
-    along: Array = solve(jnp.ones_like(right))
-    # The matrix is nearly singular where few constraints bind. Without ν, what is left is small.
-    solution: Array = solve(right - along @ right / jnp.sum(along))
-    return solution - along * (jnp.sum(solution) / jnp.sum(along))
-
-
 def _differentiable(problem: _Problem, fixed: _Problem, end: _Point) -> Float[Array, "G"]:
     """The weights, moving with the problem as the optimum does.
 
@@ -364,7 +325,7 @@ def _differentiable(problem: _Problem, fixed: _Problem, end: _Point) -> Float[Ar
     change = slope(problem) - lax.stop_gradient(slope(fixed))
     is_point = fixed.cap * len(end.q) <= 1 + 16 * _eps(end.q.dtype)
     diagonal = _diagonal(fixed._replace(cap=jnp.where(is_point, 2, fixed.cap)), end)
-    step = _solve(fixed.group_matrix, curvature, diagonal, change)
+    step = solve_on_plane(fixed.group_matrix, curvature, diagonal, change)
     return end.q - jnp.where(is_point, 0, step)
 
 

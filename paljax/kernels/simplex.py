@@ -5,7 +5,8 @@ nats of log-odds, w the weights of one user, b_k = strength * prior_k the barrie
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,13 +80,10 @@ def fit_simplex(
     margins, mask, prior = jnp.asarray(margins), jnp.asarray(mask), jnp.asarray(prior)
     _check_shapes(margins, mask, prior, strength, tolerance)
     compute, returned = _dtypes(margins)
-    present = mask.astype(compute) > 0
+    present, mask = _presence(mask, compute)
     # Absent rows are zeroed before the mathematics: 0 * NaN is NaN, in gradients too.
     margins = jnp.where(present[..., None], margins, 0).astype(compute)
-    mask = jnp.where(present, mask.astype(compute), 0)
-    prior = jnp.maximum(prior.astype(compute), LEAST_PRIOR)
-    barrier = jnp.asarray(strength, compute) * prior
-
+    prior, barrier = _start_and_barrier(prior, strength, compute)
     fit = fit_in_blocks(
         margins.transpose(1, 2, 0), mask.T, barrier, prior, jnp.asarray(tolerance, compute)
     )
@@ -146,40 +144,62 @@ def fit_simplex_nonlinear(
         0.60 0.40
     """
     mask, prior = jnp.asarray(mask), jnp.asarray(prior)
-    margins_of_users = jax.vmap(margin_fn, in_axes=(None, 0))
-    shape = jax.eval_shape(margins_of_users, prior, features)
-    if shape.shape != mask.shape:
+    given = jax.eval_shape(jax.vmap(margin_fn, in_axes=(None, 0)), prior, features)
+    if given.shape != mask.shape:
         raise ValueError(
-            f"margin_fn gave margins of shape {shape.shape} for mask {mask.shape}: they must agree"
+            f"margin_fn gave margins of shape {given.shape} for mask {mask.shape}: they must agree"
         )
-    _check_shapes(
-        jax.ShapeDtypeStruct((*mask.shape, *prior.shape), shape.dtype),
-        mask, prior, strength, tolerance,
-    )  # fmt: skip
-    compute, returned = _dtypes(shape)
-    present = mask.T.astype(compute) > 0
-    sample_weights = jnp.where(present, mask.T.astype(compute), 0)
-    prior = jnp.maximum(prior.astype(compute), LEAST_PRIOR)
-    barrier = jnp.asarray(strength, compute) * prior
-
-    def margins_at(weights: Float[Array, "K U"]) -> Float[Array, "n U"]:
-        margins = jax.vmap(margin_fn, in_axes=(1, 0), out_axes=1)(weights, features)
-        return jnp.where(present, margins, 0).astype(compute)
-
-    def derivatives_at(weights: Float[Array, "K U"]) -> Derivatives:
-        slope_fn = jax.jacfwd(margin_fn)
-        rows = jax.vmap(slope_fn, in_axes=(1, 0), out_axes=2)(weights, features)
-        rows = jnp.where(present[:, None], rows, 0).astype(compute)
-        bends = jax.vmap(jax.jacfwd(slope_fn), in_axes=(1, 0), out_axes=3)(weights, features)
-        bends = jnp.where(present[:, None, None], bends, 0).astype(compute)
-        derivatives = derivatives_of(rows, margins_at(weights), sample_weights, barrier, weights)
-        return bent(derivatives, bends, sample_weights, barrier, weights)
-
+    shape = jax.ShapeDtypeStruct((*mask.shape, *prior.shape), given.dtype)
+    _check_shapes(shape, mask, prior, strength, tolerance)
+    compute, returned = _dtypes(given)
+    present, sample_weights = _presence(mask.T, compute)
+    prior, barrier = _start_and_barrier(prior, strength, compute)
+    curves = _Curves(margin_fn, features, present, sample_weights, barrier)
     weights, derivatives, iterations = minimize_nonlinear(
-        margins_at, derivatives_at, sample_weights, barrier, prior, jnp.asarray(tolerance, compute)
-    )
-    fit = fit_from(weights, derivatives, barrier, sample_weights, iterations)
-    return _cast(fit, returned)
+        partial(_margins_at, curves), partial(_derivatives_at, curves),
+        sample_weights, barrier, prior, jnp.asarray(tolerance, compute),
+    )  # fmt: skip
+    return _cast(fit_from(weights, derivatives, barrier, sample_weights, iterations), returned)
+
+
+class _Curves(NamedTuple):
+    """Margins of all users as functions of their weights, users last."""
+
+    margin_fn: Callable[[Float[Array, "K"], Any], Float[Array, "n"]]  # of one user
+    features: Any
+    present: Bool[Array, "n U"]
+    sample_weights: Float[Array, "n U"]
+    barrier: Float[Array, "K"]
+
+
+def _margins_at(curves: _Curves, weights: Float[Array, "K U"]) -> Float[Array, "n U"]:
+    margins = jax.vmap(curves.margin_fn, in_axes=(1, 0), out_axes=1)(weights, curves.features)
+    return jnp.where(curves.present, margins, 0).astype(weights.dtype)
+
+
+def _derivatives_at(curves: _Curves, weights: Float[Array, "K U"]) -> Derivatives:
+    present, sample_weights, barrier = curves.present, curves.sample_weights, curves.barrier
+    slope_fn = jax.jacfwd(curves.margin_fn)
+    rows = jax.vmap(slope_fn, in_axes=(1, 0), out_axes=2)(weights, curves.features)
+    rows = jnp.where(present[:, None], rows, 0).astype(weights.dtype)
+    bends = jax.vmap(jax.jacfwd(slope_fn), in_axes=(1, 0), out_axes=3)(weights, curves.features)
+    bends = jnp.where(present[:, None, None], bends, 0).astype(weights.dtype)
+    margins = _margins_at(curves, weights)
+    derivatives = derivatives_of(rows, margins, sample_weights, barrier, weights)
+    return bent(derivatives, bends, sample_weights, barrier, weights)
+
+
+def _presence(mask: Array, dtype: Any) -> tuple[Array, Array]:
+    """Which comparisons there are, and how much each weighs."""
+    mask = mask.astype(dtype)
+    return mask > 0, jnp.where(mask > 0, mask, 0)
+
+
+def _start_and_barrier(
+    prior: Float[Array, "K"], strength: float | Float[Array, ""], dtype: Any
+) -> tuple[Float[Array, "K"], Float[Array, "K"]]:
+    prior = jnp.maximum(prior.astype(dtype), LEAST_PRIOR)
+    return prior, jnp.asarray(strength, dtype) * prior
 
 
 def _cast(fit: SimplexFit, dtype: Any) -> SimplexFit:

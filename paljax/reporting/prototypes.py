@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from paljax import figures
-from paljax.reporting import page
+from paljax.reporting import page, user_figures
 from paljax.reporting.drawing import SERIES, shorten, signed
 from paljax.reporting.page import Html
 from paljax.reporting.results import Liked, Run
@@ -99,7 +99,7 @@ def weight_space(run: Run, prefix: str) -> Html:
             title, page.paragraph("With one prototype everybody has the same reward.")
         )
     strongest = users.weights.argmax(axis=1)
-    drawn = min(len(users.weights), figures.MAX_POINTS)
+    drawn = min(len(users.weights), user_figures.MAX_POINTS)
     where = {
         2: "Bars count people by their weight on P2.",
         3: "Each mark is a person: the closer to a corner, the more of that prototype is in them.",
@@ -114,7 +114,7 @@ def weight_space(run: Run, prefix: str) -> Html:
     return page.section(
         title,
         page.picture(
-            figures.users(users.weights, users.unseen, np.array(run.analysis.population)),
+            user_figures.users(users.weights, users.unseen, np.array(run.analysis.population)),
             name=f"{prefix}weights",
             title="People by their weights on the prototypes",
             description="People by strongest prototype: "
