@@ -686,12 +686,21 @@ def test_users_figure_draws_unseen_users_and_stays_small(K):
         assert user_figures.MAX_POINTS <= drawn <= user_figures.MAX_POINTS + 2 * K + 1
 
 
-def test_users_who_are_all_alike_and_few_can_be_drawn():
-    for K in (2, 3, 5):
-        same = np.full((1, K), 1 / K)
-        svg(
-            user_figures.users(same, np.array([False]), same[0]), name="x", title="", description=""
-        )
+@pytest.mark.parametrize("K", [2, 3, 5])
+def test_a_user_like_the_population_lies_where_the_population_does(K):
+    same = np.full((1, K), 1 / K)
+    figure = user_figures.users(same, np.array([False]), same[0])
+    (axes,) = figure.axes
+    if K == 2:
+        bars = [bar for bar in axes.patches if bar.get_height() > 0]
+        assert [bar.get_height() for bar in bars] == [1]
+        assert bars[0].get_x() <= 0.5 <= bars[0].get_x() + bars[0].get_width()
+    else:
+        drawn = [dots for dots in axes.collections if len(dots.get_offsets())]
+        (user,) = (dots.get_offsets() for dots in drawn if dots.get_zorder() == 3)
+        np.testing.assert_allclose(user, drawn[-1].get_offsets())
+        assert np.isfinite(user).all()
+    svg(figure, name="x", title="", description="")
 
 
 def test_names_with_dollars_and_other_letters_are_drawn_as_they_are():

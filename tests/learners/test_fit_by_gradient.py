@@ -104,12 +104,8 @@ def counts():
 
 def test_without_its_prototypes_pal_trains_to_the_parameters_of_bradley_terry():
     steps = batches() + batches(epoch=1)
-    shared_only = models.build(
-        "pal_a", {"num_prototypes": K, "latent_width": 6}, shared=SHARED, personal=False
-    )
-    off, _ = trained(learner_of(shared_only), steps)
-    plain, _ = trained(learner_of(models.bradley_terry(**SHARED)), steps)
-    jax.tree.map(np.testing.assert_array_equal, off.params, plain.params)
+    alone = learner_of(models.bradley_terry(**SHARED))
+    plain, _ = trained(alone, steps)
     # The whole model, its prototypes frozen where they give every item the reward zero.
     frozen = dict.fromkeys(("prototypes", "scale", "user_weights"), 0.0) | {"networks": 0.05}
     learner = learner_of(pal(user_point="latent"), optimizer=settings(learning_rate=frozen))
@@ -124,6 +120,20 @@ def test_without_its_prototypes_pal_trains_to_the_parameters_of_bradley_terry():
         state.params["shared"],
         plain.params["shared"],
     )
+    start = alone.init(jax.random.key(0)).params
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start, plain.params)
+    assert min(jax.tree.leaves(moved)) > 0.01
+
+
+def test_a_model_that_is_not_personal_has_the_shared_part_alone():
+    sizes = {"num_prototypes": K, "latent_width": 6}
+    model = models.build("pal_a", sizes, shared=SHARED, personal=False)
+    items = tables().items
+    params = model.init(jax.random.key(0), items, None)
+    assert set(params) == {"shared"}
+    whole = pal().init(jax.random.key(0), items, None)
+    jax.tree.map(np.testing.assert_array_equal, params["shared"], whole["shared"])
+    assert model.encode_items(params, items).shape == (NUM_ITEMS,)
 
 
 def test_objective_is_mean_loss_plus_each_users_prior():

@@ -56,13 +56,16 @@ def init(model, seed=3):
 
 
 @pytest.mark.parametrize(("name", "options"), PERSONAL)
-def test_one_prototype_gives_every_user_the_same_reward(name, options):
-    model = build(name, options, num_prototypes=1)
-    params = init(model)
-    user_logits = jax.random.normal(jax.random.key(1), (NUM_ITEMS, 1))
-    one = rewards(model, params, jax.nn.softmax(user_logits, axis=1))
-    another = rewards(model, params, jnp.ones((NUM_ITEMS, 1)))
-    np.testing.assert_array_equal(one, another)
+def test_prototypes_that_agree_are_one_prototype(name, options):
+    """Whatever the weights: the reward of a model with K = 1, which all users share."""
+    alone = build(name, options, num_prototypes=1)
+    params = init(alone)
+    copies = jax.tree.map(lambda leaf: jnp.repeat(leaf, K, axis=0), params["prototypes"])
+    *_, weights = data()
+    mixed = rewards(build(name, options), params | {"prototypes": copies}, weights)
+    shared = rewards(alone, params, jnp.ones((NUM_ITEMS, 1)))
+    np.testing.assert_allclose(mixed, shared, rtol=1e-4, atol=1e-4)
+    assert np.ptp(np.asarray(shared)) > 1e-2
 
 
 @pytest.mark.parametrize(("name", "options"), PERSONAL)
