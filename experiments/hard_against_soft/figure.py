@@ -16,8 +16,11 @@ from matplotlib import pyplot as plt
 from paljax.reporting.drawing import SERIES
 
 HERE = Path(__file__).parent
-LINES = [("soft", "learned", SERIES[0], "-"), ("hard", "learned", SERIES[1], "-"),
-         ("soft", "known", SERIES[0], ":"), ("hard", "known", SERIES[1], ":")]  # fmt: skip
+LINES = [
+    (assignment, rewards, color, style)
+    for rewards, style in (("learned, 8 starts", "-"), ("learned, 1 start", "--"), ("known", ":"))
+    for assignment, color in (("soft", SERIES[0]), ("hard", SERIES[1]))
+]
 
 
 def points(rows: list[dict[str, Any]], **wanted: str) -> list[dict[str, Any]]:
@@ -47,7 +50,7 @@ def main() -> None:
                 marker="o",
                 markersize=4,
                 capsize=2,
-                label=f"{assignment}, {rewards} rewards",
+                label=f"{assignment}, rewards {rewards}",
             )
         counts = sorted({row["comparisons"] for row in rows})
         axes.set_xscale("log")

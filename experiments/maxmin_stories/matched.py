@@ -3,10 +3,10 @@
     python experiments/maxmin_stories/matched.py [RESULTS] [OUT]
 
 Another policy at MaxMin's KL is read off its own runs of the same seed, linearly in the root of the
-KL: near the reference gains grow with it. The reference itself, KL 0, is one of the points. Gains
-bend down further on, so that between far points the other's gains, and losses, are read off a
-little too small. A seed whose runs don't reach that KL is left out of the row; n says how many are
-in it. Errors are over seeds. Prints the table and writes matched.json.
+KL: near the reference gains grow with it. The reference itself, KL 0, is one of the points. Where
+gains bend down between far points the other policy is read off a little too low, for both groups. A
+seed whose runs don't reach that KL is left out of the row; n says how many are in it. Errors are
+over seeds. Prints the table and writes matched.json.
 """
 
 import json

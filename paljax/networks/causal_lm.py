@@ -186,6 +186,10 @@ def attend(
         scores = jnp.einsum("bjgth,bjsh->bjgts", grouped, keys, preferred_element_type=jnp.float32)
         return jnp.where(mask[:, None, None], scores, _FORBIDDEN)
 
+    def collect(weights: Array, values: Array) -> Array:
+        narrow = weights.astype(values.dtype)
+        return jnp.einsum("bjgts,bjsh->bjgth", narrow, values, preferred_element_type=jnp.float32)
+
     past_mask, new_mask = allowed
     parts = [(score(key, new_mask), value)]
     if past is not None and past_mask is not None:
@@ -199,15 +203,11 @@ def attend(
         )
     )
     weighed = [(jnp.exp(scores - largest), values) for scores, values in parts]
-    total = sum(weights.sum(axis=-1, keepdims=True) for weights, _ in weighed)
-    collected = sum(
-        jnp.einsum(
-            "bjgts,bjsh->bjgth", weights.astype(values.dtype), values,
-            preferred_element_type=jnp.float32,
-        )
-        for weights, values in weighed
-    )  # fmt: skip
-    mixed = jnp.asarray(collected / total, value.dtype)
+    total = functools.reduce(
+        jnp.add, [weights.sum(axis=-1, keepdims=True) for weights, _ in weighed]
+    )
+    collected = functools.reduce(jnp.add, [collect(*part) for part in weighed])
+    mixed = (collected / total).astype(value.dtype)
     return jnp.swapaxes(mixed.reshape(B, H, T, h), 1, 2).reshape(B, T, H * h)
 
 
