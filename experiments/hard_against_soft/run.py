@@ -14,7 +14,8 @@ Half an hour on a busy core; writes results.json beside this file, which figure.
 Seen at 10/11 and 10 comparisons, 10 seeds: learned from 8 starts soft finds 99.9 ± 0.2 % and hard
 96.7 ± 5.0 %, from 1 start hard 95.7 ± 5.6 %; at 3 comparisons soft 84.5 % (less than the 90.9 % of
 calling everybody majority) and hard 65.7 %. The distance between hard and soft comes from learning:
-with known rewards both find all but a few people. Width and scale were chosen after looking at such results of fewer users.
+with known rewards both find all but a few people. Width and scale were chosen after looking at such
+results of fewer users.
 """
 
 import argparse
