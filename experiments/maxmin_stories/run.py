@@ -20,12 +20,12 @@ standard errors; the single reward is read off its own runs at MaxMin's KL):
     split  n    KL   majority, positive: MaxMin, single   minority, concise: MaxMin, single
     80/20  3  0.67   +0.18 ± 0.02   +0.38 ± 0.02          +0.53 ± 0.03   +0.06 ± 0.09
     80/20  3  2.88   +0.91 ± 0.02   +0.90 ± 0.02          +0.07 ± 0.03   -0.24 ± 0.12
-    10/11  2  0.76   +0.16 ± 0.03   +0.46 ± 0.03          +0.52 ± 0.04   -0.11 ± 0.07
-    10/11  2  3.08   +1.00 ± 0.01   +0.94 ± 0.04          +0.06 ± 0.15   -0.56 ± 0.09
+    10/11  3  0.74   +0.18 ± 0.03   +0.43 ± 0.03          +0.48 ± 0.05   -0.08 ± 0.05
+    10/11  3  2.96   +0.96 ± 0.04   +0.88 ± 0.06          +0.09 ± 0.09   -0.48 ± 0.10
 
 The majority stays above the reference everywhere. At the larger KL the single reward is read off
-between far points (KL 1 and 7). Of the five seeds planned two or three are done; average and
-majority have one, conflicting sentiments none. Learning rate, number of steps and both β were
+between far points (KL 1 and 7). Of the five seeds planned three are done; average and majority have
+one, with one split, conflicting sentiments none. Learning rate, number of steps and both β were
 chosen on a seed that is not among these, with its true scores in sight.
 """
 
