@@ -96,7 +96,7 @@ def _joined_weights(model: "TrainedModel", support: "Dataset") -> dict[str, Any]
 
 def _refuse_learned(dataset: "Dataset", options: argparse.Namespace) -> None:
     """What a run has learned from can't score it."""
-    from paljax.data.identities import comparison_ids, vote_ids
+    from paljax.data.identities import comparison_ids, task_ids, vote_ids
     from paljax.errors import UserError
     from paljax.runs import SPLITS, read_learned
 
@@ -108,6 +108,9 @@ def _refuse_learned(dataset: "Dataset", options: argparse.Namespace) -> None:
         sides = enumerate(zip(*votes, strict=True))
         known = [row for row, pair in sides if not learned.votes.isdisjoint(pair)]
         what = "are made of votes that were trained on"
+    if not known:
+        known = [row for row, name in enumerate(task_ids(dataset)) if name in learned.tasks]
+        what = "belong to choice tasks that were trained on"
     if known:
         user = dataset.users[rows.user[known[0]]]
         raise UserError(
@@ -118,18 +121,23 @@ def _refuse_learned(dataset: "Dataset", options: argparse.Namespace) -> None:
 
 
 def _refuse_overlap(support: "Dataset", query: "Dataset", options: argparse.Namespace) -> None:
-    """A comparison that a user was fitted to can't score the fit."""
-    from paljax.data.identities import comparison_ids
+    """A comparison, or a choice task, that a user was fitted to can't score the fit."""
+    from paljax.data.identities import comparison_ids, task_ids
     from paljax.errors import UserError
 
-    asked = set(comparison_ids(query))
-    shared = [row for row, name in enumerate(comparison_ids(support)) if name in asked]
-    if shared:
-        user = support.users[support.comparisons.user[shared[0]]]
-        raise UserError(
-            f"{options.adapt}: {len(shared)} of its comparisons are also in {options.comparisons} "
-            f"(user {user!r} among others); what a user was fitted to can't be scored"
-        )
+    for identities, what in (
+        (comparison_ids, "are also"),
+        (task_ids, "belong to choice tasks that are also"),
+    ):
+        asked = set(identities(query)) - {None}
+        shared = [row for row, name in enumerate(identities(support)) if name in asked]
+        if shared:
+            user = support.users[support.comparisons.user[shared[0]]]
+            raise UserError(
+                f"{options.adapt}: {len(shared)} of its comparisons {what} in "
+                f"{options.comparisons} (user {user!r} among others); what a user was fitted to "
+                "can't be scored"
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -136,6 +136,7 @@ class Learned(NamedTuple):
 
     comparisons: frozenset[str]
     votes: frozenset[str]  # empty where the run's data were no votes
+    tasks: frozenset[str]  # empty where choice tasks had no names
 
 
 def read_learned(folder: Path) -> Learned:
@@ -152,9 +153,10 @@ def read_learned(folder: Path) -> Learned:
 
     def of(*columns: str) -> frozenset[str]:
         held = (np.array(table.get(name, []), object) for name in columns)
-        return frozenset().union(*(column[learned] for column in held if len(column)))
+        found = frozenset().union(*(column[learned] for column in held if len(column)))
+        return found - {None}
 
-    return Learned(of("comparison"), of("chosen_vote", "rejected_vote"))
+    return Learned(of("comparison"), of("chosen_vote", "rejected_vote"), of("named_task"))
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -288,6 +288,24 @@ def test_evaluate_refuses_to_score_what_a_user_was_fitted_to(run, tmp_path, caps
     assert "can't be scored" in capsys.readouterr().err
 
 
+def test_evaluate_refuses_other_rows_of_a_task_that_was_learned_from(run, tmp_path, capsys):
+    """The chosen item of one row of a choice task is that of the others."""
+    by_part = parts(run)
+    another = by_part["train"][3] | {"rejected": [9.0] * WIDTH}
+    asked = write(tmp_path / "asked.jsonl", [*by_part["test"], another])
+    assert evaluate.main(["--run", str(run), "--comparisons", asked]) == 2
+    assert "1 of its" in (line := capsys.readouterr().err)
+    assert "belong to choice tasks that were trained on" in line
+    # The same for what --adapt fits a new user to, and no other user's task of that name is meant.
+    support = renamed(by_part["query"][:1])
+    given = [write(tmp_path / "support.jsonl", support)]
+    asked = write(tmp_path / "asked.jsonl", [row | {"rejected": [9.0] * WIDTH} for row in support])
+    assert evaluate.main(["--run", str(run), "--comparisons", asked, "--adapt", *given]) == 2
+    assert "1 of its comparisons belong to choice tasks that are also in" in capsys.readouterr().err
+    other = [row | {"user_id": "somebody else"} for row in support]
+    assert evaluated(run, tmp_path, other, support)["n"] == 1
+
+
 @pytest.mark.parametrize("part", ["train", "validation", "support"])
 def test_evaluate_refuses_what_the_run_has_learned_from(part, run, tmp_path, capsys):
     """Also where the answer has been turned round."""

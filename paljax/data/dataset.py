@@ -63,6 +63,7 @@ class Dataset(NamedTuple):
     facts: dict[str, float | str]  # what the builder knows of the data, e.g. bayes_accuracy
     topic: NDArray[np.object_] | None = None  # [n] what the row is about, e.g. its debate
     votes: Votes | None = None  # what the comparisons are made of
+    task_id: NDArray[np.object_] | None = None  # [n] the user's name of the task, None without one
 
 
 def assemble(
@@ -133,6 +134,7 @@ def assemble(
         dropped=dict(dropped or {}),
         facts=dict(facts or {}),
         topic=_objects(topic),
+        task_id=_objects(task_id),
     )
 
 
@@ -169,7 +171,7 @@ def _comparisons(
     )
 
 
-def _objects(labels: Sequence[str] | None) -> NDArray[np.object_] | None:
+def _objects(labels: Sequence[str | None] | None) -> NDArray[np.object_] | None:
     return None if labels is None else np.array(labels, np.object_)
 
 

@@ -1,6 +1,7 @@
 """Who judged what, as hashes: the same judgement has the same identity in every data set.
 
-A comparison is a user, a prompt and two items, whichever was chosen; a vote is a user and an item.
+A comparison is a user, a prompt and two items, whichever was chosen; a vote is a user and an item;
+a choice task is a user and their name of it.
 """
 
 from collections.abc import Iterable
@@ -31,6 +32,17 @@ def vote_ids(dataset: Dataset, item: NDArray[np.int32]) -> list[str]:
     users, items = _digests(dataset.users), _digests(content(dataset.items))
     pairs = zip(dataset.comparisons.user, item, strict=True)
     return [_hash(users[user], items[row]).hex() for user, row in pairs]
+
+
+def task_ids(dataset: Dataset) -> list[str | None]:
+    """The identity of every comparison's choice task, [n]; None for a task without a name."""
+    users, rows = _digests(dataset.users), dataset.comparisons.user
+    if dataset.task_id is None:
+        return [None] * len(rows)
+    named = zip(rows, dataset.task_id, strict=True)
+    return [
+        None if name is None else _hash(users[user], name.encode()).hex() for user, name in named
+    ]
 
 
 def _digests(texts: Iterable[str]) -> list[bytes]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from paljax.config import Config
 from paljax.data.dataset import Comparisons
-from paljax.data.identities import comparison_ids, vote_ids
+from paljax.data.identities import comparison_ids, task_ids, vote_ids
 from paljax.data.prepare import Prepared
 from paljax.data.splits import PARTS, UNUSED
 from paljax.evaluation import Scores, accuracy_by_user, accuracy_gain, calibration, score
@@ -219,6 +219,7 @@ def splits_table(prepared: Prepared) -> Table:
         "chosen": rows.chosen,
         "rejected": rows.rejected,
         "comparison": comparison_ids(dataset),
+        "named_task": task_ids(dataset),
     }
     types = {
         "row": pa.int64(),
@@ -229,6 +230,7 @@ def splits_table(prepared: Prepared) -> Table:
         "chosen": pa.int32(),
         "rejected": pa.int32(),
         "comparison": pa.string(),
+        "named_task": pa.string(),
     }
     if dataset.votes is not None:
         for name, item in (("chosen_vote", rows.chosen), ("rejected_vote", rows.rejected)):
