@@ -180,7 +180,7 @@ def _judge(
     """Score the epoch on validation data; without any, the newest epoch is the best."""
     scores = {} if task.validate is None else task.validate(state)
     broken = [f"validation_{key}" for key, score in scores.items() if not np.isfinite(score)]
-    if not _all_finite(state.params):  # the last update may break them with a finite gradient
+    if not _sound(state):  # the last update may break it with a finite gradient
         broken.append("parameters")
     if broken:
         raise _not_finite(f"{task.name}: epoch {epoch}", broken)
@@ -196,8 +196,12 @@ def _judge(
 
 
 @jax.jit
-def _all_finite(tree: Any) -> Bool[Array, ""]:
-    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+def _sound(state: State) -> Bool[Array, ""]:
+    """Whether all parameters are finite, and all else is a number; the log of an empty share is."""
+    numbers = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    sound = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.params)]
+    sound += [jnp.all(leaf < jnp.inf) for leaf in numbers]  # false of a NaN
+    return jnp.all(jnp.asarray(sound))
 
 
 def _copy(tree: Any) -> Any:
@@ -212,7 +216,7 @@ def _finite(metrics: Metrics, name: str) -> dict[str, NDArray[Any]]:
     if not finite.all():
         first = int(np.argmin(finite.all(axis=0)))
         broken = [key for key, fine in zip(on_host, finite[:, first], strict=True) if not fine]
-        raise _not_finite(f"{name}: step {int(on_host['step'][first])}", broken)
+        raise _not_finite(f"{name}: step {int(on_host['step'][first]) + 1}", broken)
     return on_host
 
 

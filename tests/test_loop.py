@@ -159,8 +159,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(ba
 
     with pytest.raises(RunError) as caught:
         fitted(tmp_path, task(epoch_batches=batches, validate=None))
-    # The second step of the sixth epoch; steps count from zero.
-    assert re.search(r"toy: step 16: not finite: grad_norm, loss", str(caught.value))
+    # The second step of the sixth epoch, by the number that the log would give it.
+    assert re.search(r"toy: step 17: not finite: grad_norm, loss", str(caught.value))
     assert newest(tmp_path) == 4
     assert [record["epoch"] for record in logged(tmp_path)] == [1, 2, 3, 4, 5]
     # Mended, it goes on from there.
