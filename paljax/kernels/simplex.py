@@ -21,6 +21,8 @@ from paljax.kernels.simplex_objective import Derivatives, bent, derivatives_of
 # then is the limit for small priors. Here it is reached without dividing 0 by 0, and the barrier's
 # share of F stays below what either precision can tell.
 LEAST_PRIOR = 1e-12
+# What a prior's sum may differ from 1 by: bfloat16 keeps 8 bits of each of its entries.
+PRIOR_ROUNDING = 1 / 64
 
 
 def fit_simplex(
@@ -63,8 +65,8 @@ def fit_simplex(
         the gap reached, above `tolerance` where that was out of reach.
 
     Raises:
-        ValueError: If the shapes don't fit each other, or a strength that is known is not above 0;
-            under `jit` such a strength gives NaN.
+        ValueError: If the shapes don't fit each other, or, where they are known, the prior does not
+            sum to 1 or the strength is not above 0; under `jit` such a strength gives NaN.
 
     Source:
         paljax's design, section 2.3. Step length: the argument of self-concordant functions
@@ -128,8 +130,8 @@ def fit_simplex_nonlinear(
         comparisons gets exactly the prior.
 
     Raises:
-        ValueError: If the shapes don't fit each other, or a strength that is known is not above 0;
-            under `jit` such a strength gives NaN.
+        ValueError: If the shapes don't fit each other, or, where they are known, the prior does not
+            sum to 1 or the strength is not above 0; under `jit` such a strength gives NaN.
 
     Source:
         paljax's design, section 2.3.
@@ -230,3 +232,7 @@ def _check_shapes(
             raise ValueError(f"{name} must be one number, got an array of shape {jnp.shape(value)}")
     if not isinstance(strength, jax.core.Tracer) and not np.asarray(strength) > 0:
         raise ValueError(f"strength must be above 0, got {strength}: it is the barrier, too")
+    if not isinstance(prior, jax.core.Tracer):
+        total = float(np.asarray(prior, np.float64).sum())
+        if not abs(total - 1) <= PRIOR_ROUNDING:
+            raise ValueError(f"prior must sum to 1, got {total:g}")

@@ -444,3 +444,8 @@ def test_nonlinear_margins_of_a_wrong_shape() -> None:
 def test_a_strength_that_is_no_barrier_is_refused(strength: float) -> None:
     with pytest.raises(ValueError, match="strength must be above 0"):
         fit_simplex(np.ones((1, 2, 3)), np.ones((1, 2)), prior=np.ones(3) / 3, strength=strength)
+
+
+def test_a_prior_that_is_no_distribution_is_refused() -> None:
+    with pytest.raises(ValueError, match="prior must sum to 1, got 3"):
+        fit_simplex(np.ones((1, 2, 3)), np.ones((1, 2)), prior=np.ones(3), strength=1.0)
