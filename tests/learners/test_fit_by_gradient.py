@@ -20,6 +20,7 @@ from tests.kernels import twins
 
 NUM_USERS, NUM_ITEMS, WIDTH, K, NUM_ROWS = 9, 14, 4, 3, 40
 SHARED = {"hidden_layers": 1, "hidden_width": 5}
+PROMPTS = np.random.default_rng(8).normal(size=(2, 3)).astype(np.float32)
 
 
 def comparisons(seed=0, num_users=6):
@@ -54,12 +55,12 @@ def settings(**changes):
     return OptimizerSettings(**(defaults | changes))
 
 
-def learner_of(model, **changes):
+def learner_of(model, prompts=None, **changes):
     options = {"loss": LOSSES["logistic"], "prior_strength": 2.0, "optimizer": settings()}
     return fit_by_gradient(
         model,
         example_items=tables().items[:1],
-        example_prompts=None,
+        example_prompts=prompts,
         num_users=NUM_USERS,
         **(options | changes),
     )
@@ -102,19 +103,30 @@ def counts():
     return [sum(user in users for users in both) for user in range(6)]
 
 
-def test_without_its_prototypes_pal_trains_to_the_parameters_of_bradley_terry():
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pal_a", {"user_point": "latent"}),
+        ("pal_a", {"user_point": "project_then_mix"}),
+        ("pal_a", {"user_point": "mix_then_project"}),
+        ("pal_b", {"similarity": "inner"}),
+    ],
+)
+def test_without_its_prototypes_pal_trains_to_the_parameters_of_bradley_terry(name, options):
     steps = batches() + batches(epoch=1)
     alone = learner_of(models.bradley_terry(**SHARED))
     plain, _ = trained(alone, steps)
     # The whole model, its prototypes frozen where they give every item the reward zero.
     frozen = dict.fromkeys(("prototypes", "scale", "user_weights"), 0.0) | {"networks": 0.05}
-    learner = learner_of(pal(user_point="latent"), optimizer=settings(learning_rate=frozen))
+    model = models.build(name, {"num_prototypes": K, "latent_width": 6} | options, shared=SHARED)
+    learner = learner_of(model, optimizer=settings(learning_rate=frozen), prompts=PROMPTS)
     state = learner.init(jax.random.key(0))
-    nothing = jax.tree.map(jnp.zeros_like, state.params["projector"])
-    start = state.params | {"projector": nothing, "prototypes": jnp.zeros((K, 6))}
-    state = state._replace(params=start)
+    personal = {key: value for key, value in state.params.items() if key != "shared"}
+    nothing = jax.tree.map(jnp.zeros_like, personal)
+    state = state._replace(params=state.params | nothing)
     for batch in steps:
-        state, _ = learner.step(state, batch)
+        prompts = PROMPTS if model.uses_prompts else batch.prompts
+        state, _ = learner.step(state, batch._replace(prompts=prompts))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
         state.params["shared"],

@@ -69,6 +69,26 @@ def test_prototypes_that_agree_are_one_prototype(name, options):
 
 
 @pytest.mark.parametrize(("name", "options"), PERSONAL)
+def test_with_one_prototype_every_user_has_the_same_reward_bit_for_bit(name, options):
+    """Each of many users' weights are softmax of a logit of their own."""
+    model = build(name, options, num_prototypes=1)
+    params, (items, prompts, prompt_of_item, _) = init(model), data()
+    encoded = model.encode_items(params, items)
+    of_items = gather(model.encode_prompts(params, prompts), prompt_of_item)
+
+    @jax.jit
+    def for_user(logit):
+        weights = jnp.broadcast_to(jax.nn.softmax(logit[None]), (NUM_ITEMS, 1))
+        return model.rewards(params, encoded, of_items, weights)
+
+    logits = 5 * jax.random.normal(jax.random.key(4), (37,))
+    by_user = np.asarray(jax.vmap(for_user)(logits))
+    np.testing.assert_array_equal(by_user, np.tile(by_user[0], (len(logits), 1)))
+    np.testing.assert_array_equal(for_user(logits[5]), for_user(logits[6]))
+    assert np.ptp(by_user[0]) > 1e-2
+
+
+@pytest.mark.parametrize(("name", "options"), PERSONAL)
 def test_swapping_the_sides_negates_the_margin(name, options):
     model = build(name, options)
     params = init(model)
