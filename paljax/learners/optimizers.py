@@ -94,9 +94,10 @@ def decayed(weight_decay: float) -> optax.GradientTransformation:
 
 
 def with_weight_decay(state: optax.OptState, group: str, weight_decay: float) -> optax.OptState:
-    """The state of `by_group` with another decay of one parameter group."""
+    """The state of `by_group`, or of several side by side, with another decay of one group."""
     old = state.inner_states[group]
-    new = optax.tree.set(old, weight_decay=jnp.asarray(weight_decay, jnp.float32))
+    like = optax.tree.get(old, "weight_decay")
+    new = optax.tree.set(old, weight_decay=jnp.full_like(like, weight_decay))
     return state._replace(inner_states=state.inner_states | {group: new})
 
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paljax import models
 from paljax.config import load
 from paljax.data.encoders import CausalLM, Encoder
 from paljax.data.encoders.causal_lm import open_model
@@ -28,6 +27,7 @@ from paljax.policy.tasks import policy_task
 from paljax.policy.text_policy import TextPrompts, take
 from paljax.policy.text_problems import configured_policy, end_tokens_of, normalised
 from paljax.policy.text_rewards import of_texts
+from paljax.reward.fits import configured_model
 from paljax.reward.predictors import Trained
 from paljax.reward.trained_model import TrainedModel
 
@@ -53,8 +53,8 @@ def rewards_of(reward_config, sizes):
     assert isinstance(part, CausalLM)
     zeros = np.zeros(sizes.width, np.float32)
     read = TextEmbeddings(open_model, part, "", part.max_length, zeros, 1.0)
-    section = reward_config.model.model_dump(exclude={"name", "shared", "personal"})
-    model = models.build(reward_config.model.name, section, shared=None)
+    alone = reward_config.model.model_copy(update={"shared": None})
+    model = configured_model(alone, alone.num_prototypes)
     params = model.init(jax.random.key(0), jnp.zeros((1, sizes.width)), None)
     people = {"ann": np.array([0.9, 0.1], np.float32), "ben": np.array([0.1, 0.9], np.float32)}
     trained = Trained(model, params, jnp.full(2, 0.5), None)
