@@ -12,6 +12,7 @@ import numpy as np
 from paljax import locking, processes, runs, stopping, storage
 from paljax.commands import on_terminal, say, say_counts
 from paljax.config import Config
+from paljax.data.dataset import Comparisons
 from paljax.data.prepare import Prepared, prepare
 from paljax.models import PreferenceModel, VectorInputs
 from paljax.report import write_report
@@ -237,6 +238,11 @@ def _predictors(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Pre
         )
     if fits.published is not None:
         predictors[published.NAME] = _predict(prepared, fits.published)
+    return predictors | _numeric_baselines(prepared, rows)
+
+
+def _numeric_baselines(prepared: Prepared, rows: Comparisons) -> dict[str, Predictor]:
+    """Logistic regressions of each user; of embeddings, on their principal components."""
     features = _numbers(prepared)
     comparisons, split = prepared.dataset.comparisons, prepared.split
     train = comparisons.select(split.rows("train"))
@@ -244,18 +250,16 @@ def _predictors(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Pre
     if not are_attributes:
         appearing = np.concatenate([train.chosen, train.rejected])
         features = baselines.principal_components(features, appearing)
-    if features.shape[1]:
-        validation = comparisons.select(split.rows("validation"))
-        validation = validation.select(~validation.tie)
-        users = baselines.Users(len(prepared.dataset.users), prepared.room)
-        spread = baselines.best_spread(features, train, validation, users)
-        parts = ("train", "validation") if config.selection.refit else ("train",)
-        rows = comparisons.select(split.rows(*parts))
-        predictors["per_user_logistic_regression"] = baselines.per_user_logistic_regression(
-            features, rows, users, spread=spread
-        )
-        if are_attributes:
-            predictors["mixed_logit"] = baselines.mixed_logit(features, rows, users)
+    if not features.shape[1]:
+        return {}
+    validation = comparisons.select(split.rows("validation"))
+    validation = validation.select(~validation.tie)
+    users = baselines.Users(len(prepared.dataset.users), prepared.room)
+    spread = baselines.best_spread(features, train, validation, users)
+    of_each = baselines.per_user_logistic_regression(features, rows, users, spread=spread)
+    predictors = {"per_user_logistic_regression": of_each}
+    if are_attributes:
+        predictors["mixed_logit"] = baselines.mixed_logit(features, rows, users)
     return predictors
 
 
