@@ -43,4 +43,4 @@ $(VENV)/test-ready: $(VENV)/train-ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info
