@@ -48,7 +48,8 @@ def prototypes(run: Run, prefix: str) -> Html:
             ),
             how=f"Effects in {analysis.effect_unit}: blue attracts, orange repels, and ±1 "
             "multiplies the odds of a choice by 2.7. The share is how much of an average person a "
-            "prototype makes up. The last row is the one reward that everybody would have to "
+            "prototype makes up; nobody is a prototype alone, so that one may want what no person "
+            "wants. The last row is the one reward that everybody would have to "
             f"share.{more}",
         ),
         page.details(
