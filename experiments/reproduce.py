@@ -54,6 +54,8 @@ CONVERSATIONS = (
     "scoop-hivemind.taxes",
     "scoop-hivemind.ubi",
 )
+# Too few people voted often enough to learn from 20 votes of each and score others.
+OVERRIDES = {"15-per-hour-seattle": ("splits.unseen_users=0.0",)}
 EXPERIMENTS = (
     Experiment("Polis, Bowling Green, seen people", "polis/config.yaml"),
     Experiment("Polis, Bowling Green, cold statements", "polis_cold/config.yaml", seeds=3),
@@ -62,7 +64,11 @@ EXPERIMENTS = (
             f"Polis, {name}, seen people",
             "polis/config.yaml",
             name,
-            (f"data.conversation={name}", "evaluation.published_pal=false"),
+            (
+                f"data.conversation={name}",
+                "evaluation.published_pal=false",
+                *OVERRIDES.get(name, ()),
+            ),
             seeds=1,
         )
         for name in CONVERSATIONS
