@@ -52,7 +52,7 @@ MARGIN = 0.1  # of a chip's memory that a step must leave free
 # A v5p slice of 64 chips holds the 100 million users of a pod of 256, four times as many each.
 REWARD = (("v5e:16x16", 256, 1), ("v6e:16x16", 256, 1), ("v5p:4x4x4", 64, 4))
 # The more chips share the parameters, the more of them share each new token's sums: as few as fit.
-POLICY = (("v5e:16x16", 8, 32), ("v6e:16x16", 16, 16), ("v5p:4x4x4", 8, 8))
+POLICY = (("v5e:16x16", 8, 32), ("v6e:16x16", 16, 16), ("v5p:4x4x4", 4, 16))
 # The least slice that a compiler takes has four chips; on one of them, nothing travels.
 WEAK_SCALING = (
     ("v5e:2x2", 1),
