@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from benchmarks import measuring, peers
+from benchmarks.plain_adamw import PLAIN_ADAMW
 from paljax import models
 from paljax.data.batches import Plan, Rows, Tables, plan_epoch, plan_sizes, to_batch, training_rows
 from paljax.data.dataset import Comparisons
 from paljax.learners.fit_by_gradient import fit_by_gradient
 from paljax.learners.losses import LOSSES
-from paljax.learners.optimizers import PARAMETER_GROUPS, OptimizerSettings
 
 WIDTH, LATENT_WIDTH, NUM_PROTOTYPES = 384, 64, 8
 NUM_USERS, NUM_ROWS = 1000, 20_000
@@ -60,13 +60,7 @@ def paljax_epoch(rows: Rows, tables: Tables, batch_size: int) -> Callable[[], No
         num_users=NUM_USERS,
         loss=LOSSES["logistic"],
         prior_strength=2.0,
-        optimizer=OptimizerSettings(
-            learning_rate=dict.fromkeys(PARAMETER_GROUPS, 1e-3),
-            weight_decay=dict.fromkeys(PARAMETER_GROUPS, 0.0),
-            schedule="constant",
-            warmup_fraction=0.0,
-            clip_norm=1.0,
-        ),
+        optimizer=PLAIN_ADAMW,
     )
     sizes = plan_sizes(rows, batch_size=batch_size, seed=0)
     state, epoch = learner.init(jax.random.key(0)), 0

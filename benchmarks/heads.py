@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from benchmarks import measuring, peers
+from benchmarks.plain_adamw import PLAIN_ADAMW
 from paljax import models
 from paljax.data.batches import Batch
 from paljax.learners.fit_by_gradient import fit_by_gradient
 from paljax.learners.losses import LOSSES
-from paljax.learners.optimizers import PARAMETER_GROUPS, OptimizerSettings
 from paljax.models import PreferenceModel
 
 NUM_USERS = 1000
@@ -154,13 +154,7 @@ def jax_step(head: Head, batches: list[Data], *, bfloat16: bool) -> Callable[[],
         num_users=NUM_USERS,
         loss=LOSSES["logistic"],
         prior_strength=2.0,
-        optimizer=OptimizerSettings(
-            learning_rate=dict.fromkeys(PARAMETER_GROUPS, 1e-3),
-            weight_decay=dict.fromkeys(PARAMETER_GROUPS, 0.0),
-            schedule="constant",
-            warmup_fraction=0.0,
-            clip_norm=None,
-        ),
+        optimizer=PLAIN_ADAMW._replace(clip_norm=None),
     )
     state = learner.init(jax.random.key(0))
     step = jax.jit(learner.step, donate_argnums=0)

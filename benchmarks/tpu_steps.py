@@ -21,6 +21,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.compiled import Work, work_of
+from benchmarks.plain_adamw import PLAIN_ADAMW
 from paljax import models
 from paljax.data.batches import Batch
 from paljax.data.encoders.causal_lm import Reading, read_states
@@ -37,7 +38,6 @@ from paljax.learners.group_weights import GROUP_WEIGHTS
 from paljax.learners.learner import Learner
 from paljax.learners.losses import LOSSES
 from paljax.learners.objectives import OBJECTIVES, Groups
-from paljax.learners.optimizers import PARAMETER_GROUPS, OptimizerSettings
 from paljax.networks.causal_lm import Compute
 from paljax.networks.decoder_config import DecoderConfig, Rotary
 from paljax.networks.sampling import Prompts
@@ -114,13 +114,7 @@ def reward_learner(num_users: int) -> Learner:
         num_users=num_users,
         loss=LOSSES["logistic"],
         prior_strength=2.0,
-        optimizer=OptimizerSettings(
-            learning_rate=dict.fromkeys(PARAMETER_GROUPS, 1e-3),
-            weight_decay=dict.fromkeys(PARAMETER_GROUPS, 0.0),
-            schedule="constant",
-            warmup_fraction=0.0,
-            clip_norm=1.0,
-        ),
+        optimizer=PLAIN_ADAMW,
         devices=along(AXIS),
     )
 

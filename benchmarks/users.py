@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.plain_adamw import PLAIN_ADAMW
 from paljax import models
 from paljax.data.batches import Batch
 from paljax.learners.fit_by_gradient import FitState, fit_by_gradient
 from paljax.learners.losses import LOSSES
-from paljax.learners.optimizers import PARAMETER_GROUPS, OptimizerSettings
 from paljax.runs import versions
 
 ITEM_WIDTH, LATENT_WIDTH, NUM_PROTOTYPES, BATCH_SIZE = 384, 64, 8, 1024
@@ -64,13 +64,7 @@ def compiled_step(num_users: int) -> tuple[Any, FitState, float]:
         num_users=num_users,
         loss=LOSSES["logistic"],
         prior_strength=2.0,
-        optimizer=OptimizerSettings(
-            learning_rate=dict.fromkeys(PARAMETER_GROUPS, 1e-3),
-            weight_decay=dict.fromkeys(PARAMETER_GROUPS, 0.0),
-            schedule="constant",
-            warmup_fraction=0.0,
-            clip_norm=1.0,
-        ),
+        optimizer=PLAIN_ADAMW,
     )
     state = jax.jit(learner.init)(jax.random.key(0))
     started = time.perf_counter()
