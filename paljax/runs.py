@@ -37,7 +37,7 @@ REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 
 # Parts that a run's weights are fitted to, or that choose among its fits.
-LEARNED_FROM = ("train", "validation", "support")
+LEARNED_FROM = ("train", "validation", "refit", "support")
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 

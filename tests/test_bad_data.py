@@ -60,6 +60,7 @@ CASES = {
         "pairs.passes=middle",
         r"pairs: are formed of votes, and 'file' holds comparisons; leave it out",
     ),
+    "levels of pairs": ("pairs.num_levels=9", r"pairs\.num_levels: 9 .*learn_from 'votes'"),
     "unknown pass": ("pairs.passes=lower", r"pairs\.passes: 'lower' .*did you mean 'lowest'"),
     "unknown conversation": (
         "data={name: polis, conversation: bowling-green}",

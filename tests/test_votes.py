@@ -11,27 +11,34 @@ import pytest
 from paljax import evaluate, runs, train
 from paljax.data.builders import load
 from paljax.data.polis import upstream_files
+from paljax.data.votes_to_pairs import NEUTRAL
+from paljax.runs import read_config
 from tests.data.conftest import local_copy
 
 CONVERSATION = "scoop-hivemind.ubi"
 CONFIG = f"""\
 data: {{name: polis, conversation: {CONVERSATION}, least_votes: 5}}
 splits: {{name: random, unseen_users: 0.3, support: 10}}
+pairs: {{learn_from: {{learn_from}}}}
 encoder: [{{name: item_id, width: 4}}]
 model: {{name: pal_a, num_prototypes: 2, latent_width: 4, shared: {{hidden_layers: 0}}}}
 training: {{epochs: 2, batch_size: 512}}
-selection: {{prior_strength: [4.0], refit: false}}
+selection: {{prior_strength: [4.0], personalize: always}}
 evaluation: {{shots: [0, 5, 10], resamples: 100}}
 """
 
 
-@pytest.fixture(scope="module")
-def run(quick_compilation: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A finished run."""
+@pytest.fixture(scope="module", params=["pairs", "votes"])
+def run(
+    request: pytest.FixtureRequest,
+    quick_compilation: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Path]:
+    """A finished run that learned from pairs, or from votes."""
     folder = tmp_path_factory.mktemp("votes")
     for file in upstream_files(CONVERSATION):
         local_copy(file, folder / "nowhere")
-    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "config.yaml").write_text(CONFIG.replace("{learn_from}", request.param))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PALJAX_DATA_DIR", str(folder / "data"))
         arguments = ["--config", str(folder / "config.yaml"), "--run-dir", str(folder / "run")]
@@ -41,9 +48,9 @@ def run(quick_compilation: None, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def pairs_of(run: Path) -> list[dict]:
     """Every pair as a row of a comparison file, with its part and its votes."""
-    data = load("polis", conversation=CONVERSATION, least_votes=5)
+    items = (*load("polis", conversation=CONVERSATION, least_votes=5).items, NEUTRAL)
     return [
-        row | {"chosen": data.items[row["chosen"]], "rejected": data.items[row["rejected"]]}
+        row | {"chosen": items[row["chosen"]], "rejected": items[row["rejected"]]}
         for row in pq.read_table(run / runs.SPLITS).to_pylist()
     ]
 
@@ -59,10 +66,18 @@ def evaluated(run: Path, folder: Path, rows: list[dict]) -> int:
     return evaluate.main(["--run", str(run), "--comparisons", str(path)])
 
 
+def learned_votes(run: Path) -> bool:
+    return read_config(run).pairs.learn_from == "votes"
+
+
 def test_the_recorded_split_shares_no_vote(run: Path):
     votes: dict[str, set[str]] = {}
     for row in pairs_of(run):
         votes.setdefault(row["split"], set()).update((row["chosen_vote"], row["rejected_vote"]))
+    votes = {part: found - {None} for part, found in votes.items()}
+    if learned_votes(run):
+        # Pairs of validation votes choose, and these votes are learned from once that is done.
+        assert votes["validation"] < votes.pop("refit")
     assert set(votes) == {"train", "validation", "test", "support", "query"}
     assert sum(map(len, votes.values())) == len(set().union(*votes.values()))
 
@@ -73,10 +88,17 @@ def test_unseen_users_are_scored_after_their_first_votes(run: Path):
     assert metrics["data"]["votes"] == (~np.isnan(value)).sum()
     unseen = metrics["unseen"]
     assert unseen["0"]["support_per_user"] == 0
-    # Ten votes are at most twenty-five pairs, five at most six.
-    assert 0 < unseen["5"]["support_per_user"] <= 6
-    assert unseen["5"]["support_per_user"] < unseen["10"]["support_per_user"] <= 25
+    if learned_votes(run):
+        assert [unseen[shots]["support_per_user"] for shots in ("5", "10")] == [5, 10]
+    else:
+        # Ten votes are at most twenty-five pairs, five at most six.
+        assert 0 < unseen["5"]["support_per_user"] <= 6
+        assert unseen["5"]["support_per_user"] < unseen["10"]["support_per_user"] <= 25
     assert metrics["groups"] == "group"
+
+
+def test_nobody_is_said_to_want_the_neutral_item(run: Path):
+    assert NEUTRAL not in (run / runs.ANALYSIS).read_text()
 
 
 def test_evaluate_refuses_pairs_of_votes_that_were_trained_on(run: Path, tmp_path: Path, capsys):
@@ -88,7 +110,8 @@ def test_evaluate_refuses_pairs_of_votes_that_were_trained_on(run: Path, tmp_pat
     train_rows = [
         row for row in pairs if row["split"] == "train" and row["user_id"] == one["user_id"]
     ]
-    mixed = one | {"rejected": train_rows[0]["rejected"]}
+    sides = {train_rows[0]["chosen"], train_rows[0]["rejected"]} - {NEUTRAL}
+    mixed = one | {"rejected": max(sides)}
     capsys.readouterr()
     assert evaluated(run, tmp_path, [*test, mixed]) == 2
     line = f"1 of its {len(test) + 1} comparisons are made of votes that were trained on"

@@ -1,13 +1,13 @@
 """Where comparisons come from, and who learns from which of them."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from annotated_types import MinLen
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from paljax.config.sections import PositiveShare, Section, Share, options_section
 from paljax.data.sources import SOURCES
-from paljax.data.votes_to_pairs import Passes
+from paljax.data.votes_to_pairs import LearnFrom, Passes
 from paljax.ranges import Count, NonNegativeFloat, PositiveInt
 
 
@@ -81,7 +81,19 @@ class PairsSection(Section):
     passes: Passes = "drop"
     least_difference: NonNegativeFloat = 0.0  # of two votes that a pair is formed of
     most_per_user: PositiveInt | None = 200  # in each part
+    # votes: each is learned from as comparisons with levels; pairs are still what is scored.
+    learn_from: LearnFrom = "pairs"
+    num_levels: PositiveInt = 1  # 1 for yes or no, more for ratings
     seed: Count = 0
+
+    @model_validator(mode="after")
+    def _levels_are_of_votes(self) -> Self:
+        if self.num_levels > 1 and self.learn_from != "votes":
+            raise ValueError(
+                f"pairs.num_levels: {self.num_levels} levels are what votes are compared with; "
+                "give pairs.learn_from 'votes', or leave it out"
+            )
+        return self
 
 
 if TYPE_CHECKING:

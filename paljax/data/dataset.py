@@ -64,6 +64,12 @@ class Dataset(NamedTuple):
     topic: NDArray[np.object_] | None = None  # [n] what the row is about, e.g. its debate
     votes: Votes | None = None  # what the comparisons are made of
     task_id: NDArray[np.object_] | None = None  # [n] the user's name of the task, None without one
+    # The last rows of `items` are no items but levels that votes are compared with.
+    num_levels: int = 0
+
+    def is_level(self, items: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether rows of `items` are levels, which nobody votes on or wants."""
+        return np.asarray(items >= len(self.items) - self.num_levels)
 
 
 def assemble(

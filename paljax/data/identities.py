@@ -27,11 +27,16 @@ def comparison_ids(dataset: Dataset) -> list[str]:
     ]
 
 
-def vote_ids(dataset: Dataset, item: NDArray[np.int32]) -> list[str]:
-    """The identity of each comparison's user with one item of it, [n]; `item` are its rows."""
+def vote_ids(dataset: Dataset, item: NDArray[np.int32]) -> list[str | None]:
+    """The identity of each comparison's user with one item of it, [n]; `item` are its rows.
+
+    None where it is a level, on which nobody votes.
+    """
     users, items = _digests(dataset.users), _digests(content(dataset.items))
-    pairs = zip(dataset.comparisons.user, item, strict=True)
-    return [_hash(users[user], items[row]).hex() for user, row in pairs]
+    votes = zip(dataset.comparisons.user, item, dataset.is_level(item), strict=True)
+    return [
+        None if is_level else _hash(users[user], items[row]).hex() for user, row, is_level in votes
+    ]
 
 
 def task_ids(dataset: Dataset) -> list[str | None]:

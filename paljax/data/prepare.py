@@ -47,9 +47,8 @@ class Prepared(NamedTuple):
     @property
     def room(self) -> int:
         """Most comparisons that a user is fitted to in this run, rounded up to a power of two."""
-        fitted_to = self.dataset.comparisons.select(
-            self.split.rows("train", "validation", "support")
-        )
+        rows = np.union1d(self.split.learned(refit=True), self.split.rows("support"))
+        fitted_to = self.dataset.comparisons.select(rows)
         return power_of_two(int(np.bincount(fitted_to.user, 1 + fitted_to.tie).max()))
 
 

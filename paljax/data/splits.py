@@ -17,18 +17,31 @@ from paljax.data.dataset import Comparisons, Dataset
 from paljax.errors import UserError
 
 PARTS = ("train", "validation", "test", "support", "query")
+# What the refit learns from beside the training part, where that is not the validation comparisons.
+REFIT = "refit"
 UNUSED = "unused"  # a row that no part may have, as one with an item of training and one of test
 
 
 class Split(NamedTuple):
     """The part of every comparison, and the order in which support comparisons arrive."""
 
-    part: NDArray[np.object_]  # [n] a name in PARTS, or UNUSED
+    part: NDArray[np.object_]  # [n] a name in PARTS, REFIT or UNUSED
     arrival: NDArray[np.int32]  # [n] place among the user's support rows, from 0; -1 elsewhere
 
     def rows(self, *parts: str) -> NDArray[np.int64]:
         """Row numbers of these parts, ascending."""
         return np.flatnonzero(np.isin(self.part, parts))
+
+    def learned(self, *, refit: bool) -> NDArray[np.int64]:
+        """Row numbers of what a seen user's model learns from, ascending.
+
+        Args:
+            refit: Once everything is chosen: the validation part counts, too.
+        """
+        if not refit:
+            return self.rows("train")
+        again = self.rows("train", REFIT)
+        return again if (self.part == REFIT).any() else self.rows("train", "validation")
 
     def support(self, comparisons: Comparisons, shots: int) -> Comparisons:
         """Support comparisons of all unseen users; weight 0 for all but a user's first `shots`.

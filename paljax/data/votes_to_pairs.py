@@ -4,19 +4,27 @@ A user who agrees with one statement and disagrees with another prefers the firs
 formed first and split afterwards, one vote is a side of many pairs and lies in training and test at
 once: the answers to most test pairs have been seen. So votes are split first, and a pair is formed
 only of two votes of one user in one part. Pairs also leave out how readily somebody agrees.
+
+What is scored are pairs. What is learned from may be the votes themselves, as comparisons of their
+item with levels of the scale: a user's n votes then count n times, while their pairs, which share
+votes, look like up to n²/4 independent answers and say nothing of two items that both are liked.
 """
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paljax.data.dataset import Comparisons, Dataset, Votes
-from paljax.data.splits import PARTS, Split
+from paljax.data.splits import PARTS, REFIT, Split
 from paljax.errors import UserError
 
 Passes = Literal["drop", "middle", "lowest"]
+LearnFrom = Literal["pairs", "votes"]
+
+# The one level of votes that are yes or no; who joins later sends votes as comparisons with it.
+NEUTRAL = "neither liked nor disliked"
 
 
 class Paired(NamedTuple):
@@ -27,6 +35,21 @@ class Paired(NamedTuple):
     vote_split: Split  # of the votes
 
 
+class _Rows(NamedTuple):
+    """n comparisons made of votes."""
+
+    vote: NDArray[np.int64]  # [n] a vote of the row
+    chosen: NDArray[np.int32]  # [n] row of the items
+    rejected: NDArray[np.int32]  # [n] row of the items
+    tie: NDArray[np.bool_]  # [n]
+    task: NDArray[np.int64]  # [n]
+    part: NDArray[np.object_]  # [n]
+    arrival: NDArray[np.int32]  # [n]
+
+    def select(self, rows: NDArray[Any]) -> "_Rows":
+        return _Rows(*(field[rows] for field in self))
+
+
 def votes_to_pairs(
     dataset: Dataset,
     split_votes: Callable[[Dataset], Split],
@@ -34,6 +57,8 @@ def votes_to_pairs(
     passes: Passes = "drop",
     least_difference: float = 0.0,
     most_per_user: int | None = 200,
+    learn_from: LearnFrom = "pairs",
+    num_levels: int = 1,
     seed: int = 0,
 ) -> Paired:
     """Split the votes, then pair each user's votes inside every part.
@@ -53,6 +78,12 @@ def votes_to_pairs(
         least_difference: Two votes that differ by less are no pair: on a fine scale, a hand that
             slipped is no preference. Equal votes never are.
         most_per_user: Pairs of one user in one part. None: all.
+        learn_from: "votes": training and support rows are comparisons of an item with a level,
+            which the item wins where it was rated higher, with a tie where it was rated so. Choices
+            are made by pairs of the validation part; the refit learns from its votes, which are
+            comparisons of the part `REFIT`.
+        num_levels: L, in equal distances inside the scale: one is its middle. A vote is L rows of
+            one task: the ordered logit of a rating, its L answers taken as independent.
         seed: Of the choice of pairs; a user's pairs depend on nothing else.
 
     Returns:
@@ -65,33 +96,27 @@ def votes_to_pairs(
     votes = dataset.votes
     assert votes is not None
     vote_split = split_votes(dataset)
-    pairs: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
-    for place, part in enumerate(PARTS):
-        for mine in _by_user(votes, np.flatnonzero(vote_split.part == part)):
-            if part == "support":
-                mine = mine[np.argsort(vote_split.arrival[mine], kind="stable")]
-                value = votes.value[mine]
-                pairs.append(_first_complete(mine, value, least_difference, most_per_user))
-            else:
-                generator = np.random.default_rng([seed, place, int(votes.user[mine[0]])])
-                mine = generator.permutation(mine)
-                value = votes.value[mine]
-                pairs.append(_round_by_round(mine, value, least_difference, most_per_user))
-    chosen, rejected = np.concatenate(pairs).T
-    if not len(chosen):
-        raise UserError(
-            f"no pair can be formed of {len(votes.user)} votes: in no part does a user like one "
-            f"item better than another{f' by {least_difference:g}' if least_difference else ''}"
-        )
-    order = np.argsort(votes.user[chosen], kind="stable")
-    chosen, rejected = chosen[order], rejected[order]
-    later = np.maximum(vote_split.arrival[chosen], vote_split.arrival[rejected])
+    scored = ("validation", "test", "query")
+    pairs = _pairs(
+        votes,
+        vote_split,
+        scored if learn_from == "votes" else PARTS,
+        least=least_difference,
+        most=most_per_user,
+        seed=seed,
+    )
+    rows = _paired(votes, pairs, vote_split)
+    if learn_from == "votes":
+        levels = np.linspace(votes.value.min(), votes.value.max(), num_levels + 2)[1:-1]
+        dataset = _with_levels(dataset, levels)
+        rows = _both(_against_levels(votes, vote_split, levels, len(dataset.items)), rows)
+    rows = rows.select(np.argsort(votes.user[rows.vote], kind="stable"))
     return Paired(
         dataset._replace(
-            comparisons=_comparisons(votes, chosen, rejected),
-            group=None if votes.group is None else votes.group[chosen],
+            comparisons=_comparisons(votes, rows),
+            group=None if votes.group is None else votes.group[rows.vote],
         ),
-        Split(vote_split.part[chosen], later),
+        Split(rows.part, rows.arrival),
         vote_split,
     )
 
@@ -107,6 +132,35 @@ def _with_opinions(dataset: Dataset, passes: Passes) -> Votes:
     low, high = np.nanmin(votes.value), np.nanmax(votes.value)
     value = low if passes == "lowest" else (low + high) / 2
     return votes._replace(value=np.where(passed, value, votes.value).astype(np.float32))
+
+
+def _pairs(
+    votes: Votes,
+    split: Split,
+    parts: Sequence[str],
+    *,
+    least: float,
+    most: int | None,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Pairs of votes inside each of the parts, the better liked first, [pairs, 2]."""
+    pairs = [np.zeros((0, 2), np.int64)]
+    for part in parts:
+        for mine in _by_user(votes, np.flatnonzero(split.part == part)):
+            if part == "support":
+                mine = mine[np.argsort(split.arrival[mine], kind="stable")]
+                pairs.append(_first_complete(mine, votes.value[mine], least, most))
+            else:
+                place = PARTS.index(part)
+                generator = np.random.default_rng([seed, place, int(votes.user[mine[0]])])
+                mine = generator.permutation(mine)
+                pairs.append(_round_by_round(mine, votes.value[mine], least, most))
+    if not sum(map(len, pairs)):
+        raise UserError(
+            f"no pair can be formed of {len(votes.user)} votes: in no part does a user like one "
+            f"item better than another{f' by {least:g}' if least else ''}"
+        )
+    return np.concatenate(pairs)
 
 
 def _by_user(votes: Votes, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -151,16 +205,64 @@ def _differing(
     return pairs[(difference > 0) & (difference >= least)]
 
 
-def _comparisons(
-    votes: Votes, chosen: NDArray[np.int64], rejected: NDArray[np.int64]
-) -> Comparisons:
-    count = len(chosen)
+def _paired(votes: Votes, pairs: NDArray[np.int64], split: Split) -> _Rows:
+    """Pairs of votes, the better liked first, as comparisons; complete with their later vote."""
+    better, worse = pairs.T
+    later = np.maximum(split.arrival[better], split.arrival[worse])
+    none = np.zeros(len(pairs), np.bool_)
+    task = len(votes.user) + np.arange(len(pairs))
+    part = split.part[better]
+    return _Rows(better, votes.item[better], votes.item[worse], none, task, part, later)
+
+
+def _with_levels(dataset: Dataset, levels: NDArray[np.float64]) -> Dataset:
+    items = dataset.items
+    assert isinstance(items, tuple)
+    names = (NEUTRAL,) if len(levels) == 1 else tuple(f"rated {level:g}" for level in levels)
+    for name in names:
+        if name in items:
+            raise UserError(
+                f"pairs.learn_from: 'votes' are compared with {name!r}, which is an item of these "
+                "data; wanted 'pairs'"
+            )
+    return dataset._replace(items=items + names, num_levels=len(names))
+
+
+def _against_levels(
+    votes: Votes, split: Split, levels: NDArray[np.float64], num_items: int
+) -> _Rows:
+    """Votes that are learned from as comparisons of their item with every level, [v L]."""
+    voted = np.flatnonzero(np.isin(split.part, ("train", "validation", "support")))
+    vote = np.repeat(voted, len(levels))
+    item, value = votes.item[vote], votes.value[vote]
+    level = np.tile(np.arange(len(levels)), len(voted))
+    other = (num_items - len(levels) + level).astype(np.int32)
+    higher, same = value > levels[level], np.isclose(value, levels[level])
+    part = np.where(split.part[vote] == "validation", REFIT, split.part[vote])
+    return _Rows(
+        vote,
+        np.where(higher, item, other),
+        np.where(higher, other, item),
+        same,
+        vote,
+        part.astype(object),
+        split.arrival[vote],
+    )
+
+
+def _both(first: _Rows, second: _Rows) -> _Rows:
+    fields: list[Any] = [np.concatenate(pair) for pair in zip(first, second, strict=True)]
+    return _Rows(*fields)
+
+
+def _comparisons(votes: Votes, rows: _Rows) -> Comparisons:
+    count = len(rows.vote)
     return Comparisons(
-        user=votes.user[chosen],
+        user=votes.user[rows.vote],
         prompt=np.full(count, -1, np.int32),
-        chosen=votes.item[chosen],
-        rejected=votes.item[rejected],
+        chosen=rows.chosen,
+        rejected=rows.rejected,
         weight=np.ones(count, np.float32),
-        tie=np.zeros(count, np.bool_),
-        task=np.arange(count, dtype=np.int32),
+        tie=rows.tie,
+        task=np.unique(rows.task, return_inverse=True)[1].astype(np.int32),
     )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from paljax.data.dataset import Comparisons, Table
 from paljax.data.encoders.format import format_features
 from paljax.data.prepare import Prepared
+from paljax.data.splits import REFIT
 from paljax.evaluation import accuracy_gain, correctness, mean_over_users
 from paljax.reward import baselines
 from paljax.reward.predictors import Predictor
@@ -21,7 +22,7 @@ from paljax.reward.results import Scored
 
 # Parts that must not share a comparison: what is learned from, and what is scored.
 APART = {
-    "train_test": (("train", "validation"), ("test",)),
+    "train_test": (("train", "validation", REFIT), ("test",)),
     "support_query": (("support",), ("query",)),
 }
 
@@ -83,10 +84,23 @@ def audit(
 
 
 def overlap(prepared: Prepared) -> dict[str, int]:
-    """Choice tasks that stand in a part that is learned from and in one that is scored."""
-    task, rows = prepared.dataset.comparisons.task, prepared.split.rows
+    """Choice tasks that stand in a part that is learned from and in one that is scored.
+
+    Where comparisons are made of votes, it is votes that are counted: pairs of different parts are
+    different tasks whatever votes they share.
+    """
+    dataset = prepared.dataset
+
+    def judged_in(parts: tuple[str, ...]) -> NDArray[np.int64]:
+        rows = dataset.comparisons.select(prepared.split.rows(*parts))
+        if dataset.votes is None:
+            return rows.task.astype(np.int64)
+        item = np.concatenate([rows.chosen, rows.rejected])
+        vote = np.tile(rows.user, 2).astype(np.int64) * len(dataset.items) + item
+        return np.asarray(vote[~dataset.is_level(item)])
+
     return {
-        name: len(np.intersect1d(task[rows(*learned)], task[rows(*judged)]))
+        name: len(np.intersect1d(judged_in(learned), judged_in(judged)))
         for name, (learned, judged) in APART.items()
     }
 
@@ -115,16 +129,19 @@ def _format_probe(
         return None
     features = format_features(items)
     features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-6)
+    features = baselines.with_levels(features, prepared.dataset.num_levels)
 
-    def pooled(*parts: str) -> Comparisons:
-        rows = prepared.dataset.comparisons.select(prepared.split.rows(*parts))
+    def pooled(places: NDArray[np.int64]) -> Comparisons:
+        rows = prepared.dataset.comparisons.select(places)
         return rows._replace(user=np.zeros_like(rows.user))
 
-    validation = pooled("validation")
+    split = prepared.split
+    validation = pooled(split.rows("validation"))
     validation = validation.select(~validation.tie)
     everybody = baselines.Users(1, room=0)
-    spread = baselines.best_spread(features, pooled("train"), validation, everybody)
-    rows = pooled("train", "validation")
+    train = pooled(split.learned(refit=False))
+    spread = baselines.best_spread(features, train, validation, everybody)
+    rows = pooled(split.learned(refit=True))
     probe = baselines.per_user_logistic_regression(features, rows, everybody, spread=spread)
     correct = correctness(probe.seen(test._replace(user=np.zeros_like(test.user))))
     mean, interval = mean_over_users(correct, test.user, resamples=resamples, seed=seed)

@@ -191,6 +191,23 @@ def principal_components(
     return scaled
 
 
+def with_levels(features: NDArray[np.float32], num_levels: int) -> NDArray[np.float32]:
+    """Features of items of which the last are levels, each with a number of its own and no other.
+
+    Args:
+        features: Numbers of all items, [N, C].
+        num_levels: How many of them are levels that votes are compared with, L.
+
+    Returns:
+        [N, C + L], so that a weight of every level is its threshold.
+    """
+    wider = np.pad(features, ((0, 0), (0, num_levels)))
+    first = len(features) - num_levels
+    wider[first:, : features.shape[1]] = 0
+    wider[first:, features.shape[1] :] = np.eye(num_levels)
+    return wider
+
+
 def best_spread(
     features: NDArray[np.float32],
     train: Comparisons,

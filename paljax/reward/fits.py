@@ -104,7 +104,7 @@ def configured_model(section: ModelSection, num_prototypes: int | None) -> Prefe
 
 def fit_candidates(fitting: Fitting, name: str, model: PreferenceModel) -> list[Candidate]:
     """Fit on the training part; one candidate for every prior strength, scored on validation."""
-    train, validation = _part(fitting, "train"), _scored(_part(fitting, "validation"))
+    train, validation = _rows(fitting, refit=False), _validation(fitting)
     fitted, epochs = _fit(fitting, name, model, train, validation, fitting.config.training.epochs)
     return [
         _with_strength(fitting, model, fitted, strength, train, validation, epochs)
@@ -148,7 +148,7 @@ def prefer_shared(fitting: Fitting, shared: Candidate, personal: Candidate) -> b
     Returns:
         True where the shared reward is the answer.
     """
-    users = _scored(_part(fitting, "validation")).user
+    users = _validation(fitting).user
     gains = shared.validation_losses - personal.validation_losses
     by_user = np.bincount(users, weights=gains - gains.mean())
     standard_error = np.sqrt((by_user**2).sum()) / len(gains)
@@ -158,7 +158,7 @@ def prefer_shared(fitting: Fitting, shared: Candidate, personal: Candidate) -> b
 def refit(fitting: Fitting, name: str, chosen: Candidate) -> Candidate:
     """Train as selected on training and validation data together; the selection stays."""
     fitting = fitting._replace(weight_decay=chosen.weight_decay)
-    rows = _part(fitting, "train", "validation")
+    rows = _rows(fitting, refit=True)
     model, strength = chosen.trained.model, chosen.trained.prior_strength
     fitted, _ = _fit(fitting, name, model, rows, None, chosen.epochs)
     again = _with_strength(fitting, model, fitted, strength, rows, _scored(rows), chosen.epochs)
@@ -170,9 +170,15 @@ def refit(fitting: Fitting, name: str, chosen: Candidate) -> Candidate:
     )
 
 
-def _part(fitting: Fitting, *parts: str) -> Comparisons:
+def _rows(fitting: Fitting, *, refit: bool) -> Comparisons:
+    """What a fit learns from."""
     prepared = fitting.prepared
-    return prepared.dataset.comparisons.select(prepared.split.rows(*parts))
+    return prepared.dataset.comparisons.select(prepared.split.learned(refit=refit))
+
+
+def _validation(fitting: Fitting) -> Comparisons:
+    prepared = fitting.prepared
+    return _scored(prepared.dataset.comparisons.select(prepared.split.rows("validation")))
 
 
 def _scored(comparisons: Comparisons) -> Comparisons:

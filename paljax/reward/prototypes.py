@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from paljax.data.dataset import Comparisons, Table
+from paljax.data.dataset import Comparisons, Dataset, Table
 from paljax.data.encoders import content
 from paljax.data.prepare import Prepared
 from paljax.models import Inputs, VectorInputs, gather
@@ -38,7 +38,7 @@ def describe(trained: Trained, prepared: Prepared, rows: Comparisons) -> list[di
         numbers); most_preferred and least_preferred, items with their reward in nats relative to
         the mean item.
     """
-    items, prompts = _looked_at(rows)
+    items, prompts = _looked_at(rows, prepared.dataset)
     inputs = gather(prepared.tables.items, jnp.asarray(items))
     rewards = _rewards_by_prototype(trained, prepared, inputs, prompts)
     centred = rewards - rewards.mean(axis=0)
@@ -77,7 +77,7 @@ def common_ground(
     """
     if trained.model.num_prototypes < 2 or attribute_names(prepared):
         return None
-    items, prompts = _looked_at(rows)
+    items, prompts = _looked_at(rows, prepared.dataset)
     inputs = gather(prepared.tables.items, jnp.asarray(items))
     rewards = _rewards_by_prototype(trained, prepared, inputs, prompts)
     rewards -= rewards.mean(axis=0)
@@ -116,11 +116,12 @@ def attribute_names(prepared: Prepared) -> tuple[str, ...]:
     return prepared.dataset.attributes or tuple(f"number {place + 1}" for place in range(width))
 
 
-def _looked_at(rows: Comparisons) -> tuple[NDArray[Any], NDArray[Any]]:
+def _looked_at(rows: Comparisons, dataset: Dataset) -> tuple[NDArray[Any], NDArray[Any]]:
     """Items of some comparisons and their prompts, each pair once, at most SAMPLE_SIZE of them."""
     items = np.concatenate([rows.chosen, rows.rejected])
     prompts = np.maximum(np.concatenate([rows.prompt, rows.prompt]), 0)
     pairs = np.unique(np.stack([items, prompts], axis=1), axis=0)
+    pairs = pairs[~dataset.is_level(pairs[:, 0])]
     if len(pairs) > SAMPLE_SIZE:
         pairs = np.random.default_rng(0).choice(pairs, SAMPLE_SIZE, replace=False)
     return pairs[:, 0], pairs[:, 1]

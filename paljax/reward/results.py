@@ -12,7 +12,7 @@ from paljax.config import Config
 from paljax.data.dataset import Comparisons
 from paljax.data.identities import comparison_ids, task_ids, vote_ids
 from paljax.data.prepare import Prepared
-from paljax.data.splits import PARTS, UNUSED
+from paljax.data.splits import PARTS, REFIT, UNUSED
 from paljax.evaluation import Scores, accuracy_by_user, accuracy_gain, calibration, score
 from paljax.matching import label_of_user, match_groups
 from paljax.reward.fits import Candidate
@@ -166,7 +166,7 @@ def count_parameters(trained: Trained) -> dict[str, int]:
 def data_counts(prepared: Prepared) -> dict[str, Any]:
     """How many comparisons, users and items there are, and how they were split."""
     dataset, split = prepared.dataset, prepared.split
-    parts = (*PARTS, *([UNUSED] if len(split.rows(UNUSED)) else []))
+    parts = (*PARTS, *(part for part in (REFIT, UNUSED) if len(split.rows(part))))
     votes = {} if dataset.votes is None else {"votes": len(dataset.votes.user)}
     return votes | {
         "comparisons": len(dataset.comparisons.user),
@@ -248,7 +248,7 @@ def analysis(
     results: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """analysis.json: what the figures show beyond metrics.json."""
-    looked_at = prepared.dataset.comparisons.select(prepared.split.rows("train", "validation"))
+    looked_at = prepared.dataset.comparisons.select(prepared.split.learned(refit=True))
     prototypes = describe(trained, prepared, looked_at)
     (shared,) = describe(baseline, prepared, looked_at)
     share = users.weights[~users.unseen].mean(axis=0)

@@ -226,11 +226,11 @@ def _predictors(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Pre
     predictors = {config.model.name: _predict(prepared, fits.final)}
     predictors[BASELINE] = _predict(prepared, fits.shared_final)
     predictors["constant"] = constant()
-    parts = ("train", "validation") if config.selection.refit else ("train",)
-    rows = prepared.dataset.comparisons.select(prepared.split.rows(*parts))
+    rows = prepared.dataset.comparisons.select(prepared.split.learned(refit=config.selection.refit))
     predictors["item_majority"] = baselines.item_majority(rows, len(prepared.dataset.items))
     if prepared.dataset.votes is not None and intercepts.are_yes_no(prepared.dataset.votes):
         assert prepared.vote_split is not None
+        parts = ("train", "validation") if config.selection.refit else ("train",)
         predictors["user_and_item_intercepts"] = intercepts.user_and_item_intercepts(
             prepared.dataset.votes.select(prepared.vote_split.rows(*parts)),
             num_users=len(prepared.dataset.users),
@@ -252,6 +252,7 @@ def _numeric_baselines(prepared: Prepared, rows: Comparisons) -> dict[str, Predi
         features = baselines.principal_components(features, appearing)
     if not features.shape[1]:
         return {}
+    features = baselines.with_levels(features, prepared.dataset.num_levels)
     validation = comparisons.select(split.rows("validation"))
     validation = validation.select(~validation.tie)
     users = baselines.Users(len(prepared.dataset.users), prepared.room)

@@ -247,7 +247,7 @@ def _episodes(
             most_comparisons=section.most_comparisons,
             seed=config.seed,
             num_devices=parallel.num_devices,
-            of_votes=prepared.dataset.votes is not None,
+            of_votes=prepared.dataset.votes is not None and not prepared.dataset.num_levels,
         )
 
     # Of all that a refit learns from, so that it needs no program of its own.
@@ -335,8 +335,8 @@ def _parallel(config: Config, model: PreferenceModel) -> Parallel:
 
 def _most_rows(config: Config, prepared: Prepared) -> Comparisons:
     """All comparisons that a fit of this run learns from, a refit included."""
-    parts = ("train", "validation") if config.selection.refit else ("train",)
-    return prepared.dataset.comparisons.select(prepared.split.rows(*parts))
+    rows = prepared.split.learned(refit=config.selection.refit)
+    return prepared.dataset.comparisons.select(rows)
 
 
 def _blocks(config: Config, prepared: Prepared, parallel: Parallel) -> Blocks:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from paljax.data.dataset import Dataset, assemble_votes
-from paljax.data.splits import PARTS, Split, split_at_random
-from paljax.data.votes_to_pairs import votes_to_pairs
+from paljax.data.splits import PARTS, REFIT, Split, split_at_random
+from paljax.data.votes_to_pairs import NEUTRAL, votes_to_pairs
 from paljax.errors import UserError
 
 SHARES = {"validation": 0.2, "test": 0.25, "unseen_users": 0.2, "query": 0.4, "seed": 3}
@@ -216,3 +216,98 @@ def test_ratings_that_hardly_differ_are_no_pair(part):
     assert texts_of(paired.dataset, paired.dataset.comparisons) == expected
     with pytest.raises(UserError, match="better than another by 10"):
         votes_to_pairs(data, all_in(part), least_difference=10.0)
+
+
+def values_of(data: Dataset) -> dict[tuple[int, int], float]:
+    votes = data.votes
+    return dict(zip(zip(votes.user, votes.item, strict=True), votes.value, strict=True))
+
+
+def test_votes_that_are_learned_from_stand_against_the_neutral_item():
+    """Every vote of training, support and, for the refit, validation once; pairs elsewhere."""
+    paired = votes_to_pairs(ballots(), at_random, learn_from="votes")
+    data, split, value = paired.dataset, paired.split, values_of(paired.dataset)
+    neutral = data.items.index(NEUTRAL)
+    assert (data.num_levels, neutral) == (1, len(data.items) - 1)
+    found: dict[str, set[tuple[int, int]]] = {}
+    for row in range(len(split.part)):
+        user, chosen, rejected = (
+            int(field[row])
+            for field in (data.comparisons.user, data.comparisons.chosen, data.comparisons.rejected)
+        )
+        part = split.part[row]
+        if part in ("train", REFIT, "support"):
+            item = rejected if chosen == neutral else chosen
+            assert {chosen, rejected} == {neutral, item}
+            assert value[user, item] == (1 if rejected == neutral else -1)
+            found.setdefault(part, set()).add((user, item))
+        else:
+            assert (value[user, chosen], value[user, rejected]) == (1, -1)
+    assert not data.comparisons.tie.any()
+    votes = paired.dataset.votes
+    for part, where in {"train": "train", REFIT: "validation", "support": "support"}.items():
+        mine = paired.vote_split.rows(where)
+        wanted = {*zip(votes.user[mine].tolist(), votes.item[mine].tolist(), strict=True)}
+        assert found[part] == wanted
+        assert (split.part == part).sum() == len(wanted)
+    assert len(data.group) == len(split.part)
+
+
+def test_what_is_scored_is_the_same_whatever_is_learned_from():
+    of_pairs, of_votes = (
+        votes_to_pairs(ballots(), at_random, learn_from=what) for what in ("pairs", "votes")
+    )
+    for part in ("validation", "test", "query"):
+        one, other = (
+            paired.dataset.comparisons.select(paired.split.rows(part))
+            for paired in (of_pairs, of_votes)
+        )
+        for name in ("user", "chosen", "rejected"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_n_shots_of_votes_are_a_users_first_n_votes():
+    by_votes = partial(split_at_random, **SHARES, support=12)
+    paired = votes_to_pairs(ballots(passes=0.0), by_votes, learn_from="votes")
+    rows, split, data = paired.dataset.comparisons, paired.split, paired.dataset
+    for shots in (0, 1, 5, 12):
+        pool = split.support(rows, shots)
+        given = pool.select(pool.weight > 0)
+        assert set(np.bincount(given.user)) <= {0, shots}
+        voted = np.where(data.is_level(given.chosen), given.rejected, given.chosen)
+        support = paired.vote_split.rows("support")
+        first = support[paired.vote_split.arrival[support] < shots]
+        assert {*zip(given.user, voted, strict=True)} == {
+            *zip(data.votes.user[first], data.votes.item[first], strict=True)
+        }
+
+
+def test_a_rating_is_compared_with_every_level():
+    parts = np.array(["train"] * 4 + ["validation"] * 2, object)
+    split = Split(parts, np.full(6, -1, np.int32))
+    data = assemble_votes(["ann"] * 6, list("abcdef"), np.array([0.0, 100, 50, 30, 20, 80]))
+    paired = votes_to_pairs(data, lambda _: split, learn_from="votes", num_levels=3)
+    assert paired.dataset.items[6:] == ("rated 25", "rated 50", "rated 75")
+    rows = paired.dataset.comparisons.select(paired.split.part == "train")
+    won = {item: [] for item in "abcd"}
+    for chosen, rejected, tie in zip(rows.chosen, rows.rejected, rows.tie, strict=True):
+        sides = {chosen, rejected}
+        level, item = max(sides), min(sides)
+        won[paired.dataset.items[item]].append((level, 0.5 if tie else float(chosen == item)))
+    levels = {item: [score for _, score in sorted(scores)] for item, scores in won.items()}
+    assert levels == {"a": [0, 0, 0], "b": [1, 1, 1], "c": [1, 0.5, 0], "d": [1, 0, 0]}
+    # The rows of one vote are one task.
+    assert sorted(np.bincount(rows.task)[np.unique(rows.task)]) == [3, 3, 3, 3]
+
+
+def test_a_text_that_stands_for_a_level_is_no_item():
+    data = assemble_votes(["ann"] * 3, ["a", "b", NEUTRAL], np.array([1.0, -1, 1]))
+    with pytest.raises(UserError, match="'neither liked nor disliked', which is an item of these"):
+        votes_to_pairs(data, all_in("test"), learn_from="votes")
+
+
+def test_what_a_final_model_learns_from():
+    for what, expected in (("pairs", {"train", "validation"}), ("votes", {"train", REFIT})):
+        split = votes_to_pairs(ballots(), at_random, learn_from=what).split
+        assert set(split.part[split.learned(refit=True)]) == expected
+        assert set(split.part[split.learned(refit=False)]) == {"train"}

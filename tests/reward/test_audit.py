@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from paljax.data.dataset import assemble
+from paljax.data.dataset import assemble, assemble_votes
 from paljax.data.encoders.format import FORMAT_FEATURES, format_features
 from paljax.data.prepare import Prepared
 from paljax.data.splits import Split
-from paljax.reward.audit import audit, failures
+from paljax.data.votes_to_pairs import votes_to_pairs
+from paljax.reward.audit import audit, failures, overlap
 from paljax.reward.predictors import Predictor
 from paljax.reward.results import Scored
 
@@ -173,6 +174,33 @@ def test_a_choice_task_on_both_sides_is_counted(prepared):
     found = audit(prepared, scored_of(prepared), shared, shared, **SETTINGS)
     assert found["overlap"] == {"train_test": 1, "support_query": 0}
     assert failures(found) == ["1 choice tasks of test are also in train"]
+
+
+@pytest.mark.parametrize("learn_from", ["pairs", "votes"])
+def test_a_vote_on_both_sides_is_counted(learn_from):
+    """Pairs are tasks of their own; it is the votes behind them that must not be shared."""
+    value = np.tile([1.0, -1.0], 10)
+    data = assemble_votes(["ann"] * 20, [f"statement {n}" for n in range(20)], value)
+    parts = np.repeat(["train", "validation", "test", "test"], 5).astype(object)
+    split = Split(parts, np.full(20, -1, np.int32))
+    paired = votes_to_pairs(data, lambda _: split, learn_from=learn_from)
+    prepared = Prepared(
+        paired.dataset,
+        paired.split,
+        paired.vote_split,
+        item_encoder=None,
+        prompt_encoder=None,
+        tables=None,
+        remarks={},
+    )
+    assert overlap(prepared) == {"train_test": 0, "support_query": 0}
+    rows = paired.dataset.comparisons
+    # As if a test pair had been made of a training vote.
+    learned = rows.chosen[paired.split.rows("train")[0]]
+    if paired.dataset.is_level(learned):
+        learned = rows.rejected[paired.split.rows("train")[0]]
+    rows.chosen[paired.split.rows("test")[0]] = learned
+    assert overlap(prepared) == {"train_test": 1, "support_query": 0}
 
 
 def test_another_judgment_of_the_same_pair_is_counted(prepared):

@@ -6,7 +6,7 @@ import yaml
 
 from paljax.config import load
 from paljax.data.dataset import assemble
-from paljax.reward.baselines import item_majority, principal_components
+from paljax.reward.baselines import item_majority, principal_components, with_levels
 from paljax.reward.published import as_published
 
 
@@ -77,3 +77,11 @@ def test_principal_components_weigh_items_by_how_often_they_appear():
 
 def test_equal_items_have_no_components():
     assert principal_components(np.ones((3, 40), np.float32), np.array([0, 1])).shape == (3, 0)
+
+
+def test_levels_have_a_threshold_of_their_own_and_nothing_else():
+    features = np.arange(8, dtype=np.float32).reshape(4, 2) + 1
+    wider = with_levels(features, 2)
+    np.testing.assert_array_equal(wider[:2], [[1, 2, 0, 0], [3, 4, 0, 0]])
+    np.testing.assert_array_equal(wider[2:], [[0, 0, 1, 0], [0, 0, 0, 1]])
+    np.testing.assert_array_equal(with_levels(features, 0), features)
