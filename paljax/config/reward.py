@@ -84,6 +84,8 @@ class SelectionSection(Section):
     personalize: Literal["auto", "always"] = "auto"
     # Of the shared reward's networks, to choose from; null: the optimiser's decay alone.
     shared_weight_decay: Annotated[list[NonNegativeFloat], MinLen(1)] | None = None
+    # Of the personalised model's networks, likewise.
+    personal_weight_decay: Annotated[list[NonNegativeFloat], MinLen(1)] | None = None
     refit: bool = True  # train once more on training and validation data, as selected
 
 
@@ -135,13 +137,14 @@ class Config(Section):
     @model_validator(mode="after")
     def _decay_only_shrinks(self) -> Self:
         rate = self.optimizer.learning_rate.networks
-        for decay in self.selection.shared_weight_decay or ():
-            if rate * decay >= 1:
-                raise ValueError(
-                    f"selection.shared_weight_decay: {decay:g} takes {rate * decay:g} times the "
-                    f"weights away in a step of optimizer.learning_rate.networks {rate:g}; give "
-                    f"less than {1 / rate:g}"
-                )
+        for key in ("shared_weight_decay", "personal_weight_decay"):
+            for decay in getattr(self.selection, key) or ():
+                if rate * decay >= 1:
+                    raise ValueError(
+                        f"selection.{key}: {decay:g} takes {rate * decay:g} times the weights away "
+                        f"in a step of optimizer.learning_rate.networks {rate:g}; give less than "
+                        f"{1 / rate:g}"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -102,8 +102,28 @@ def configured_model(section: ModelSection, num_prototypes: int | None) -> Prefe
     return models.build(section.name, values, shared=shared, personal=section.personal)
 
 
-def fit_candidates(fitting: Fitting, name: str, model: PreferenceModel) -> list[Candidate]:
-    """Fit on the training part; one candidate for every prior strength, scored on validation."""
+def fit_candidates(
+    fitting: Fitting, name: str, model: PreferenceModel, decays: Sequence[float] | None = None
+) -> list[Candidate]:
+    """Fit on the training part; one candidate for every prior strength, scored on validation.
+
+    Args:
+        fitting: Of the run.
+        name: Of the fit, and of its checkpoints.
+        model: What is fitted.
+        decays: Weight decays of the networks, each of which is a fit; None: the configured one.
+
+    Returns:
+        All candidates.
+    """
+    if decays is not None:
+        return [
+            candidate
+            for decay in decays
+            for candidate in fit_candidates(
+                fitting._replace(weight_decay=decay), f"{name} decay={decay:g}", model
+            )
+        ]
     train, validation = _rows(fitting, refit=False), _validation(fitting)
     fitted, epochs = _fit(fitting, name, model, train, validation, fitting.config.training.epochs)
     return [
@@ -116,16 +136,7 @@ def fit_shared(fitting: Fitting, name: str) -> list[Candidate]:
     """Fit the shared reward, once for every weight decay that it may choose from."""
     config, prepared = fitting.config, fitting.prepared
     model = build_model(config, None, prepared.item_encoder, prepared.prompt_encoder)
-    decays = config.selection.shared_weight_decay
-    if decays is None:
-        return fit_candidates(fitting, name, model)
-    return [
-        candidate
-        for decay in decays
-        for candidate in fit_candidates(
-            fitting._replace(weight_decay=decay), f"{name} decay={decay:g}", model
-        )
-    ]
+    return fit_candidates(fitting, name, model, config.selection.shared_weight_decay)
 
 
 def best_of(candidates: Iterable[Candidate]) -> Candidate:

@@ -180,7 +180,12 @@ def _fit(fitting: Fitting) -> Fits:
         candidates = [
             candidate
             for number in numbers
-            for candidate in fit_candidates(anchored, f"{name} K={number}", _model(fitting, number))
+            for candidate in fit_candidates(
+                anchored,
+                f"{name} K={number}",
+                _model(fitting, number),
+                config.selection.personal_weight_decay,
+            )
         ]
     chosen = best_of(candidates)
     if config.selection.personalize == "auto" and prefer_shared(fitting, shared, chosen):

@@ -35,6 +35,11 @@ CASES = {
         "selection.shared_weight_decay=[1, 1000]",
         r"selection\.shared_weight_decay: 1000 .*less than 333\.333",
     ),
+    "the same of the personal part": (
+        RECORD,
+        "selection.personal_weight_decay=[1, 1000]",
+        r"selection\.personal_weight_decay: 1000 .*less than 333\.333",
+    ),
     "a negative decay": (
         RECORD,
         "selection.shared_weight_decay=[-1]",

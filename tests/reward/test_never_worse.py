@@ -32,7 +32,7 @@ def choices(kind):
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory):
     @functools.cache
-    def run(kind, anchored=False, decays=None):
+    def run(kind, anchored=False, decays=None, personal_decays=None):
         folder = tmp_path_factory.mktemp(kind)
         (folder / "comparisons.jsonl").write_text(choices(kind), encoding="utf-8")
         record = {
@@ -47,7 +47,11 @@ def run_of(tmp_path_factory):
             },
             "optimizer": {"learning_rate": dict.fromkeys(["networks", "prototypes"], 0.05)},
             "training": {"epochs": 60, "batch_size": 64},
-            "selection": {"prior_strength": [1.0, 8.0], "shared_weight_decay": decays},
+            "selection": {
+                "prior_strength": [1.0, 8.0],
+                "shared_weight_decay": decays,
+                "personal_weight_decay": personal_decays,
+            },
             "evaluation": {"shots": [0, 2], "resamples": 100},
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
@@ -123,3 +127,17 @@ def test_an_anchored_model_scores_after_it_was_written(run_of, tmp_path):
     wants = rewards[:, 1] - rewards[:, 0]
     assert wants[0] * wants[1] < 0
     assert min(abs(wants[0]), abs(wants[1])) > 2 * abs(wants[2])
+
+
+def test_the_personalised_model_chooses_its_own_weight_decay(run_of):
+    """A decay that leaves nothing of the prototypes is tried, and is not what validation wants."""
+    metrics = json.loads(
+        (run_of("different", personal_decays=(0.0, 19.0)) / "metrics.json").read_text()
+    )
+    candidates = metrics["selection"]["candidates"]
+    personal = [one for one in candidates if one["personal"]]
+    assert [one["weight_decay"] for one in personal] == [0.0, 0.0, 19.0, 19.0]  # for each λ
+    best = min(personal, key=lambda one: one["validation_nll"])
+    assert best["validation_nll"] < personal[2]["validation_nll"] - 0.1
+    assert metrics["selection"]["personal"] is True
+    assert metrics["selection"]["weight_decay"] == best["weight_decay"] == 0.0
