@@ -1,6 +1,6 @@
 """Comparisons arranged by the user who made them: U users, n the most comparisons of one user."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,3 +51,69 @@ def rows_by_user(
     rows[comparisons.user[order], place] = order
     mask[comparisons.user[order], place] = weights[order]
     return rows, mask
+
+
+class UserBlock(NamedTuple):
+    """Some users whose comparisons are about as many, C of them or padding."""
+
+    users: NDArray[np.int64]  # [C], num_users for padding
+    rows: NDArray[np.int32]  # [C, n] row numbers of their comparisons, padded with 0
+    mask: NDArray[np.float32]  # [C, n] weights of these
+
+
+BLOCK = 256  # users
+SHORTEST, LONGER = 32, 8  # n of the shortest blocks, and of a block over the next shorter one
+
+
+def user_blocks(
+    comparisons: Comparisons, weights: NDArray[np.float32], num_users: int, *, room: int = 0
+) -> list[UserBlock]:
+    """Users in blocks by how many comparisons they have, so that few are padded to the most.
+
+    A few people answer twenty times as often as most. There are blocks of n = room, room / 8, ...
+    rows a user, all of as many users, so that few programs serve all fits with one room.
+
+    Args:
+        comparisons: The users' comparisons; `user` counts from 0.
+        weights: Their sample weights.
+        num_users: U.
+        room: The largest n at least.
+
+    Returns:
+        Blocks, each user in one of them.
+    """
+    counts = np.bincount(comparisons.user, minlength=num_users)
+    largest = max(power_of_two(int(counts.max())), room)
+    sizes = [largest]
+    while sizes[-1] // LONGER >= SHORTEST:
+        sizes.append(sizes[-1] // LONGER)
+    size_of = np.array(sizes[::-1])[np.searchsorted(sizes[::-1], counts)]
+    order = np.argsort(comparisons.user, kind="stable")
+    first = np.cumsum(counts) - counts
+    block_size = min(BLOCK, num_users)
+    blocks = []
+    for size in np.unique(size_of):
+        mine = np.flatnonzero(size_of == size)
+        for start in range(0, len(mine), block_size):
+            some = mine[start : start + block_size]
+            users = np.full(block_size, num_users)
+            users[: len(some)] = some
+            blocks.append(_block(users, order, first, counts, weights, int(size)))
+    return blocks
+
+
+def _block(
+    users: NDArray[np.int64],
+    order: NDArray[np.int64],
+    first: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    size: int,
+) -> UserBlock:
+    """A block of users whose comparisons are at `first` in `order`, so many as `counts`."""
+    real = users < len(counts)
+    safe = np.where(real, users, 0)
+    present = np.arange(size) < np.where(real, counts[safe], 0)[:, None]
+    places = np.where(present, first[safe][:, None] + np.arange(size), 0)
+    rows = np.where(present, order[places], 0).astype(np.int32)
+    return UserBlock(users, rows, np.where(present, weights[rows], 0).astype(np.float32))

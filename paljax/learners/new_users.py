@@ -3,14 +3,16 @@
 U users, n the most comparisons of one user, K prototypes.
 """
 
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from paljax.data.by_user import rows_by_user, weighted_choices
+from paljax.data.by_user import UserBlock, rows_by_user, user_blocks, weighted_choices
 from paljax.data.dataset import Comparisons
 from paljax.data.iterations import choices_by_user
 from paljax.kernels import SimplexFit, fit_simplex, fit_simplex_nonlinear
@@ -49,7 +51,7 @@ def adapt(
     num_users: int,
     room: int = 0,
 ) -> NewUsers:
-    """Fit all users' weights to their comparisons in one jitted call.
+    """Fit all users' weights to their comparisons, users with about as many side by side.
 
     Minimises Σ_j -log σ(m_j(w)) - λ Σ_k w̄_k log w_k for each user. A tie counts half for each side.
 
@@ -70,14 +72,19 @@ def adapt(
         paljax's design, section 2.3; PAL, arXiv 2406.08469, section 3 (new users).
     """
     comparisons, sample_weights = weighted_choices(comparisons)
-    rows, mask = map(jnp.asarray, rows_by_user(comparisons, sample_weights, num_users, room=room))
     pairs = pair(encoded, comparisons)
     strength = jnp.asarray(prior_strength, jnp.float32)
     if model.prototype_rewards is not None:
-        of_rows = gather(prototype_margins(model, params, pairs), rows)
-        fitted = _fit_linear(of_rows, mask, population, strength)
-    else:
-        fitted = _fit_nonlinear(model, params, gather(pairs, rows), mask, population, strength)
+        blocks = user_blocks(comparisons, sample_weights, num_users, room=room)
+        of_pairs = prototype_margins(model, params, pairs)
+        fits = [
+            _fit_linear(of_pairs, block.rows, block.mask, population, strength) for block in blocks
+        ]
+        fitted = _by_user(fits, blocks, num_users)
+    else:  # one block: a program of these takes longer to compile than to run
+        rows, mask = rows_by_user(comparisons, sample_weights, num_users, room=room)
+        of_rows = gather(pairs, jnp.asarray(rows))
+        fitted = _fit_nonlinear(model, params, of_rows, mask, population, strength)
     return NewUsers(
         weights=fitted.weights,
         gap=fitted.gap,
@@ -85,6 +92,17 @@ def adapt(
         iterations=fitted.iterations,
         certified=model.prototype_rewards is not None,
     )
+
+
+def _by_user(fits: Sequence[SimplexFit], blocks: Sequence[UserBlock], num_users: int) -> SimplexFit:
+    """Fits of blocks in the order of the users."""
+    users = np.concatenate([block.users for block in blocks])
+    place = np.empty(num_users + 1, np.int64)
+    place[users] = np.arange(len(users))
+    order = jnp.asarray(place[:num_users])
+    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *fits)
+    fitted: SimplexFit = jax.tree.map(lambda leaf: jnp.take(leaf, order, axis=0), joined)
+    return fitted
 
 
 def assign(
@@ -129,9 +147,17 @@ def assign(
 _expect = jax.jit(expect, static_argnames=("model", "num_users"))
 
 
-@jax.jit
 def _fit_linear(
-    margin: Float[Array, "U n K"], mask: Array, population: Array, strength: Array
+    margin: Float[Array, "m K"], rows: Any, mask: Any, population: Array, strength: Array
+) -> SimplexFit:
+    of_rows = gather(margin, jnp.asarray(rows))
+    fitted: SimplexFit = _fit_margins(of_rows, jnp.asarray(mask), population, strength)
+    return fitted
+
+
+@jax.jit
+def _fit_margins(
+    margin: Float[Array, "C n K"], mask: Array, population: Array, strength: Array
 ) -> SimplexFit:
     return fit_simplex(margin, mask, prior=population, strength=strength, tolerance=GAP_TOLERANCE)
 
@@ -141,7 +167,7 @@ def _fit_nonlinear(
     model: PreferenceModel,
     params: Params,
     pairs: Pairs,
-    mask: Array,
+    mask: Any,
     population: Array,
     strength: Array,
 ) -> SimplexFit:
