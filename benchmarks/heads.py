@@ -119,28 +119,13 @@ def jax_batch(data: Data) -> Batch:
 
 
 def model_of(head: Head, *, bfloat16: bool) -> PreferenceModel:
-    """The head; in bfloat16 its networks compute in that and the rest in float32."""
-    if head.is_pal_b:
-        model = models.pal_b(
-            num_prototypes=head.num_prototypes, latent_width=head.widths[2], hidden_layers=1
-        )
-    else:
-        model = models.pal_a(
-            num_prototypes=head.num_prototypes, latent_width=head.widths[2], hidden_layers=1
-        )
-    if not bfloat16:
-        return model
-
-    def halved(encode: Callable[..., Any]) -> Callable[..., Any]:
-        def encode_in_half(params: Any, inputs: Any, **options: Any) -> Any:
-            params, inputs = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, inputs))
-            encoded = encode(params, inputs, **options)
-            return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), encoded)
-
-        return encode_in_half
-
-    return model._replace(
-        encode_items=halved(model.encode_items), encode_prompts=halved(model.encode_prompts)
+    """The head, its networks' products in float32 or in bfloat16."""
+    build = models.pal_b if head.is_pal_b else models.pal_a
+    return build(
+        num_prototypes=head.num_prototypes,
+        latent_width=head.widths[2],
+        hidden_layers=1,
+        products="bfloat16" if bfloat16 else "float32",
     )
 
 

@@ -20,7 +20,7 @@ from paljax.models.preference import (
     no_prompts,
 )
 from paljax.models.scale import INITIAL_LOG_SCALE, cosine_scale
-from paljax.networks import MLP, Activation, outputs
+from paljax.networks import MLP, Activation, Products, outputs
 from paljax.ranges import Count, PositiveFloat, PositiveInt, Probability
 
 UserPoint = Literal["project_then_mix", "latent", "mix_then_project"]
@@ -50,6 +50,7 @@ def pal_a(
     activation: Activation = "gelu",
     dropout: Probability = 0.0,
     residual: bool = False,
+    products: Products = "float32",
     prototype_scale: PositiveFloat = 1.0,
 ) -> PreferenceModel:
     """Ideal-point rewards: an item is the better the nearer f(x) lies to the user's point u.
@@ -65,6 +66,7 @@ def pal_a(
         activation: gelu or relu.
         dropout: Probability of dropping a hidden unit of f, in [0, 1).
         residual: Add x to f(x) where their widths agree.
+        products: What f multiplies: float32, or bfloat16 summed in float32.
         prototype_scale: Standard deviation of the prototypes' starting values.
 
     Returns:
@@ -73,7 +75,15 @@ def pal_a(
     Source:
         PAL, arXiv 2406.08469, section 3, model A.
     """
-    projector = MLP(latent_width, hidden_layers, latent_width, activation, dropout, residual)
+    projector = MLP(
+        latent_width,
+        hidden_layers,
+        latent_width,
+        activation,
+        dropout,
+        residual,
+        products=products,
+    )
     space = _Space(projector, num_prototypes, user_point, distance, prototype_scale)
     return PreferenceModel(
         num_prototypes=num_prototypes,

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from paljax.kernels import mix
 from paljax.models.preference import Encoded, Inputs, Params, PreferenceModel
 from paljax.models.scale import INITIAL_LOG_SCALE, cosine_scale
-from paljax.networks import MLP, Activation, BatchedMLP, outputs
+from paljax.networks import MLP, Activation, BatchedMLP, Products, outputs
 from paljax.ranges import Count, PositiveInt, Probability
 
 
@@ -25,6 +25,7 @@ def pal_b(
     activation: Activation = "gelu",
     dropout: Probability = 0.0,
     residual: bool = False,
+    products: Products = "float32",
 ) -> PreferenceModel:
     """Prompt-conditioned rewards: f(x) against the user's direction u(c) = Σ_k w_k g_k(c).
 
@@ -37,6 +38,7 @@ def pal_b(
         activation: gelu or relu.
         dropout: Probability of dropping a hidden unit, in [0, 1).
         residual: Add the input to the output where their widths agree.
+        products: What the networks multiply: float32, or bfloat16 summed in float32.
 
     Returns:
         The model; rewards per prototype exist for the inner product.
@@ -51,6 +53,7 @@ def pal_b(
         "activation": activation,
         "dropout": dropout,
         "residual": residual,
+        "products": products,
     }
     projector = MLP(**settings)  # type: ignore[arg-type]
     prompt_maps = BatchedMLP(num_prototypes, **settings)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from paljax.networks.products import DOT_GENERAL, Products
+
 # GELU in its exact form: the authors' code and torch's default use erf, jax.nn.gelu's default the
 # tanh approximation.
 Activation = Literal["gelu", "relu"]
@@ -32,6 +34,7 @@ class MLP(nn.Module):
         dropout: Probability of dropping a hidden unit, applied before the activation.
         residual: Add the input to the output where their widths agree.
         use_bias: Whether the last layer has a bias.
+        products: What the layers multiply: float32 numbers, or bfloat16 ones summed in float32.
 
     Source:
         The projectors of PAL, arXiv 2406.08469, appendix; paljax's design, section 2.1.
@@ -44,16 +47,18 @@ class MLP(nn.Module):
     dropout: float = 0.0
     residual: bool = False
     use_bias: bool = True
+    products: Products = "float32"
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "N D"]) -> Float[Array, "N d"]:
         training = self.has_rng("dropout")
-        hidden = inputs
+        hidden, dot_general = inputs, DOT_GENERAL[self.products]
         for _ in range(self.hidden_layers):
-            hidden = nn.Dense(self.hidden_width)(hidden)
+            hidden = nn.Dense(self.hidden_width, dot_general=dot_general)(hidden)
             hidden = nn.Dropout(self.dropout, deterministic=not training)(hidden)
             hidden = ACTIVATIONS[self.activation](hidden)
-        outputs: Array = nn.Dense(self.width, use_bias=self.use_bias)(hidden)
+        last = nn.Dense(self.width, use_bias=self.use_bias, dot_general=dot_general)
+        outputs: Array = last(hidden)
         if self.residual and outputs.shape == inputs.shape:
             outputs = outputs + inputs
         return outputs

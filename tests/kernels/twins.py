@@ -665,3 +665,12 @@ def user_accuracy_percentile(
 ) -> float:
     """The percentile over users of their accuracies."""
     return percentile(list(user_accuracies(margins, users).values()), percent)
+
+
+def product(left: Array, right: Array) -> Array:
+    """Σ_d a_nd b_de, number by number."""
+    outputs = np.zeros((left.shape[0], right.shape[1]))
+    for n, e in np.ndindex(*outputs.shape):
+        for d in range(left.shape[1]):
+            outputs[n, e] += left[n, d] * right[d, e]
+    return outputs
