@@ -95,10 +95,10 @@ def fit(
     log.rewind(task.name, int(progress.epoch))
     if int(progress.epoch):
         say(f"{task.name}: continues after epoch {int(progress.epoch)}")
-    run_epoch = epoch_program(task)
+    run_epoch, ahead = epoch_program(task), _Ahead(task)
     for epoch in _epochs(task, progress, progress_bar):
-        batches = deal(task.epoch_batches(epoch), task.parallel)
-        state, metrics = run_epoch(progress.state, batches, task.tables)
+        state, metrics = run_epoch(progress.state, ahead.batches(epoch), task.tables)
+        ahead.plan(epoch + 1)
         of_steps = _finite(metrics, task.name)
         train_loss = float(of_steps["loss"].mean())
         progress, scores = _judge(task, progress, state, epoch + 1, train_loss)
@@ -156,6 +156,25 @@ def _epoch_program(
         )
 
     return data_parallel(scan, mesh, backend, of_users=of_users)
+
+
+class _Ahead:
+    """Plans the next epoch while the devices are busy with this one."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._planned: dict[int, Any] = {}
+
+    def plan(self, epoch: int) -> None:
+        """Plan an epoch, if the fit has one more, and forget those before."""
+        if epoch < self._task.epochs:
+            self._planned = {epoch: deal(self._task.epoch_batches(epoch), self._task.parallel)}
+
+    def batches(self, epoch: int) -> Any:
+        """Of an epoch, planned ahead or now."""
+        if epoch not in self._planned:
+            self.plan(epoch)
+        return self._planned[epoch]
 
 
 def _epochs(task: Task, progress: Progress, show: bool) -> Iterator[int]:

@@ -124,6 +124,26 @@ def test_without_validation_or_patience_it_trains_to_the_end(changes, tmp_path):
         assert int(progress.best_epoch) < 12
 
 
+def test_every_epoch_is_planned_once_ahead_of_the_records_of_the_one_before(tmp_path):
+    happened = []
+
+    def plan(epoch):
+        happened.append(f"plan {epoch}")
+        return jnp.full(STEPS, 10.0 - epoch)
+
+    class Log(MetricsLog):
+        def append(self, record):
+            happened.append(f"record {record['epoch'] - 1}")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        made = task(epoch_batches=plan, epochs=3, patience=None)
+        log = Log(tmp_path / "metrics.jsonl")
+        key = jax.random.key(0)
+        fit(made, key, checkpoints=checkpoints, log=log, say=print, progress_bar=False)
+    order = ["plan 0", "plan 1", "record 0", "plan 2", "record 1", "record 2"]
+    assert happened == order
+
+
 def test_metrics_are_means_over_the_steps_of_an_epoch(tmp_path):
     _, records, _ = fitted(tmp_path, task())
     state, losses = LEARNER.init(jax.random.key(0)), []
