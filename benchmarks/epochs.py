@@ -5,7 +5,7 @@
 
 PAL-A (d = 384, latent width 64, one hidden layer, K = 8) on 20,000 comparisons by 1,000 users, 64
 to 1,024 comparisons a batch, among 200 items (as many as the statements of a conversation on Polis)
-or 2,000. paljax plans the epoch and runs it as training does, each distinct item of a batch once;
+or 2,000. paljax runs an epoch and plans the next, as training does, a batch's distinct items once;
 torch loops over batches that are gathered beforehand (best), or collates them sample by sample in a
 DataLoader and looks users up by name in a dictionary (published; in the process itself, since
 workers would cost more here than they save), and sends each comparison's items through the network.
@@ -51,8 +51,14 @@ def comparisons(num_rows: int, num_items: int) -> Comparisons:
     )
 
 
-def paljax_epoch(rows: Rows, tables: Tables, batch_size: int) -> Callable[[], None]:
-    """Plan an epoch and run it as one scan; the next one at every call."""
+def tables_of(num_items: int) -> Tables:
+    """Random vectors of the items."""
+    items = np.random.default_rng(1).normal(size=(num_items, WIDTH)).astype(np.float32)
+    return Tables(jnp.asarray(items), None)
+
+
+def paljax_epoch(rows: Rows, tables: Tables, batch_size: int) -> tuple[Callable[[], None], str]:
+    """Run an epoch as one scan, the next one at every call; and the program's text."""
     learner = fit_by_gradient(
         models.pal_a(num_prototypes=NUM_PROTOTYPES, latent_width=LATENT_WIDTH, hidden_layers=1),
         example_items=tables.items[:1],
@@ -63,7 +69,10 @@ def paljax_epoch(rows: Rows, tables: Tables, batch_size: int) -> Callable[[], No
         optimizer=PLAIN_ADAMW,
     )
     sizes = plan_sizes(rows, batch_size=batch_size, seed=0)
-    state, epoch = learner.init(jax.random.key(0)), 0
+    state = learner.init(jax.random.key(0))
+    plan_of = partial(
+        plan_epoch, rows, sizes=sizes, num_users=NUM_USERS, batch_size=batch_size, seed=0
+    )
 
     def scan(state: Any, plan: Plan, tables: Tables) -> Any:
         return jax.lax.scan(
@@ -71,17 +80,16 @@ def paljax_epoch(rows: Rows, tables: Tables, batch_size: int) -> Callable[[], No
         )
 
     run_epoch = jax.jit(scan, donate_argnums=0)
+    epoch, plan = 0, plan_of(epoch=0)
+    program = run_epoch.lower(state, plan, tables).compile().as_text() or ""
 
     def run() -> None:
-        nonlocal state, epoch
-        plan = plan_epoch(
-            rows, sizes=sizes, num_users=NUM_USERS, batch_size=batch_size, seed=0, epoch=epoch
-        )
+        nonlocal state, epoch, plan
         state, _ = run_epoch(state, plan, tables)
-        epoch += 1
+        epoch, plan = epoch + 1, plan_of(epoch=epoch + 1)  # while the device is busy
         jax.block_until_ready(state)
 
-    return run
+    return run, program
 
 
 def torch_epoch(
@@ -133,11 +141,12 @@ def _batch(
 def measure(batch_size: int, *, num_items: int, num_rows: int, rounds: int) -> dict[str, Any]:
     """Seconds an epoch, and ratios to paljax."""
     rows = comparisons(num_rows, num_items)
-    items = np.random.default_rng(1).normal(size=(num_items, WIDTH)).astype(np.float32)
+    tables = tables_of(num_items)
+    items = np.array(tables.items)
     training = training_rows(rows, label_smoothing=0.0, weight_by_user=False)
     timings = measuring.interleaved(
         {
-            "paljax": paljax_epoch(training, Tables(jnp.asarray(items), None), batch_size),
+            "paljax": paljax_epoch(training, tables, batch_size)[0],
             "torch best": torch_epoch(rows, items, batch_size, published=False),
             "torch published": torch_epoch(rows, items, batch_size, published=True),
         },

@@ -129,8 +129,8 @@ def model_of(head: Head, *, bfloat16: bool) -> PreferenceModel:
     )
 
 
-def jax_step(head: Head, batches: list[Data], *, bfloat16: bool) -> Callable[[], None]:
-    """One step of paljax, the next batch at every call."""
+def jax_step(head: Head, batches: list[Data], *, bfloat16: bool) -> tuple[Callable[[], None], str]:
+    """One step of paljax, the next batch at every call; and the text of its program."""
     ready = [jax_batch(data) for data in batches]
     learner = fit_by_gradient(
         model_of(head, bfloat16=bfloat16),
@@ -142,7 +142,7 @@ def jax_step(head: Head, batches: list[Data], *, bfloat16: bool) -> Callable[[],
         optimizer=PLAIN_ADAMW._replace(clip_norm=None),
     )
     state = learner.init(jax.random.key(0))
-    step = jax.jit(learner.step, donate_argnums=0)
+    step = jax.jit(learner.step, donate_argnums=0).lower(state, ready[0]).compile()
     number = 0
 
     def run() -> None:
@@ -151,7 +151,7 @@ def jax_step(head: Head, batches: list[Data], *, bfloat16: bool) -> Callable[[],
         number += 1
         jax.block_until_ready(state)
 
-    return run
+    return run, step.as_text() or ""
 
 
 def torch_step(
@@ -190,10 +190,10 @@ def measure(head: Head, *, rounds: int, peak_size: int) -> dict[str, Any]:
     batches = [data_for(head, seed) for seed in range(2)]
     timings = measuring.interleaved(
         {
-            "paljax float32": jax_step(head, batches, bfloat16=False),
+            "paljax float32": jax_step(head, batches, bfloat16=False)[0],
             "torch best float32": torch_step(head, batches, published=False, bfloat16=False),
             "torch published float32": torch_step(head, batches, published=True, bfloat16=False),
-            "paljax bfloat16": jax_step(head, batches, bfloat16=True),
+            "paljax bfloat16": jax_step(head, batches, bfloat16=True)[0],
             "torch best bfloat16": torch_step(head, batches, published=False, bfloat16=True),
             "torch published bfloat16": torch_step(head, batches, published=True, bfloat16=True),
             "peak": peak(peak_size),
