@@ -1,11 +1,7 @@
 """A run that is killed at any moment and started again ends as the run that nobody disturbed."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+from functools import partial
 
 import jax
 import numpy as np
@@ -16,6 +12,8 @@ import yaml
 from paljax import runs
 from paljax.config import load
 from paljax.reward.trained_model import load_model
+from tests import killing
+from tests.killing import AfterEpochs, InWrite
 
 EPOCHS = 10
 LEARNERS = {
@@ -23,7 +21,6 @@ LEARNERS = {
     "episodes": {"name": "episodes", "users_per_batch": 8, "most_comparisons": 4},
     "em": {"name": "em", "starts": 3, "passes": 2},
 }
-LONGEST_RUN = 300  # seconds
 
 
 def comparisons(path, num_users=24, per_user=6):
@@ -72,45 +69,6 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("compiled")
 
 
-def start(config, run_dir, cache):
-    settings = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
-    settings["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling is most of the time here
-    return subprocess.Popen(
-        [sys.executable, "-m", "paljax.train", "--config", config, "--run-dir", run_dir],
-        env=os.environ | settings,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process):
-    try:
-        output, _ = process.communicate(timeout=LONGEST_RUN)
-    finally:
-        process.kill()
-    assert process.returncode == 0, output
-    return output
-
-
-def epochs_logged(run_dir):
-    """Epochs that the run has finished, over all its fits; those of its last life may be redone."""
-    log = run_dir / runs.METRICS_LOG
-    return log.read_text(encoding="utf-8").count("\n") if log.exists() else 0
-
-
-def kill_after(process, run_dir, epochs, delay):
-    """Kill a run this many seconds after it logs so many epochs; False: it was over before."""
-    deadline = time.monotonic() + LONGEST_RUN
-    while epochs_logged(run_dir) < epochs and process.poll() is None:
-        assert time.monotonic() < deadline, f"no {epochs} epochs in {LONGEST_RUN} s"
-        time.sleep(0.002)
-    time.sleep(delay)
-    process.kill()
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
-
-
 def assert_equal_runs(run_dir, straight):
     """Bit for bit, apart from the time that they took."""
     left, right = (load_model(folder).trained for folder in (run_dir, straight))
@@ -137,34 +95,24 @@ def metrics_without_timing(run_dir):
     return record
 
 
-def assert_survives(learner, moments, folder, cache):
-    """Kill a run at each of these moments, go on, and compare with a straight run.
-
-    `moments` turns how many epochs the straight run logs into pairs (epochs, delay in seconds).
-    """
+def survives(learner, moments, folder, cache):
+    """Kill a run at each of these moments, go on, and compare with a straight run."""
     settings = config(folder, learner)
-    finish(start(settings, folder / "straight", cache))
-    planned = moments(epochs_logged(folder / "straight"))
-    killed = folder / "killed"
-    kills = [kill_after(start(settings, killed, cache), killed, *moment) for moment in planned]
-    output = finish(start(settings, killed, cache))
-    print("killed at (epochs, delay):", planned, "in time:", kills)
-    assert_equal_runs(killed, folder / "straight")
-    return kills, output
+    runs_of = [killing.Run(settings, folder / name, cache) for name in ("straight", "killed")]
+    return killing.assert_survives(*runs_of, moments, assert_equal_runs)
 
 
 # By EM only among the slow ones: tests/test_em_run.py has a quick one.
 @pytest.mark.parametrize("learner", ["gradient", "episodes"])
 def test_a_killed_run_ends_as_the_straight_run(learner, tmp_path, cache):
     def moments(in_all):
-        """In the first fit, in a later one, and after the last: while the run is scored."""
+        """In the first fit, in a later one, in a write, and while the run is scored."""
         generator = np.random.default_rng()
         epochs = [generator.integers(1, EPOCHS), generator.integers(EPOCHS + 1, in_all), in_all]
-        return [(int(number), generator.uniform(0, 0.1)) for number in epochs]
+        yield from (AfterEpochs(int(number), generator.uniform(0, 0.1)) for number in epochs)
+        yield InWrite(0)
 
-    kills, output = assert_survives(learner, moments, tmp_path, cache)
-    assert all(kills)
-    assert "continues after epoch" in output
+    assert "continues after epoch" in survives(learner, moments, tmp_path, cache)
 
 
 def test_a_run_killed_while_it_wrote_a_file_is_taken_up(tmp_path):
@@ -183,12 +131,5 @@ def test_a_run_killed_while_it_wrote_a_file_is_taken_up(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_a_run_killed_all_the_time_ends_as_the_straight_run(learner, tmp_path, cache):
-    """Fifty kills over both learners, wherever they hit: in steps, in writes, while it starts."""
-
-    def moments(in_all):
-        generator = np.random.default_rng()
-        epochs = np.sort(generator.integers(0, in_all + 1, 25))
-        return [(int(number), generator.uniform(0, 2)) for number in epochs]
-
-    kills, _ = assert_survives(learner, moments, tmp_path, cache)
-    assert sum(kills) >= 20
+    """Twelve kills for each of three learners; policies (tests/policy) take twenty more."""
+    survives(learner, partial(killing.at_random, count=12), tmp_path, cache)

@@ -1,13 +1,9 @@
 """Whole policy runs: results, report, resume after a kill, and one line for what is wrong."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +19,8 @@ from paljax.config import load
 from paljax.locking import held
 from paljax.policy.problems import build_problem
 from paljax.policy.results import exact_scores, optima
+from tests import killing
+from tests.killing import AfterEpochs, InWrite
 
 REWARDS = [[[1.0, 0.0], [0.0, 1.0], [0.4, 0.4]], [[0.2, 0.9], [0.8, 0.1], [0.5, 0.6]]]
 CONFIG = {
@@ -145,60 +143,29 @@ def load_record(record: Any) -> Any:
     return parse(record, where="test")
 
 
-def start(config: Path, run_dir: Path, cache: Path) -> Any:
-    settings = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
-    settings["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    return subprocess.Popen(
-        [sys.executable, "-m", "paljax.train", "--config", config, "--run-dir", run_dir],
-        env=os.environ | settings,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def assert_survives(tmp_path: Path, moments: list[tuple[int, float]]) -> int:
-    """Kill a run so long after so many epochs, go on, and compare; returns how many kills hit."""
-    config, straight, killed = write(tmp_path), tmp_path / "straight", tmp_path / "killed"
-    output, _ = (process := start(config, straight, tmp_path / "cache")).communicate(timeout=300)
-    assert process.returncode == 0, output
-    hits = 0
-    for epochs, delay in moments:
-        process = start(config, killed, tmp_path / "cache")
-        log, deadline = killed / runs.METRICS_LOG, time.monotonic() + 300
-        while (
-            not log.exists() or log.read_bytes().count(b"\n") < epochs
-        ) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        time.sleep(delay)
-        process.kill()
-        output, _ = process.communicate()
-        assert process.returncode in (-signal.SIGKILL, 0), output
-        hits += process.returncode == -signal.SIGKILL
-    output, _ = (process := start(config, killed, tmp_path / "cache")).communicate(timeout=300)
-    assert process.returncode == 0, output
+def assert_equal_runs(killed: Path, straight: Path) -> None:
     for name in (runs.METRICS_LOG, runs.CONFIG):
         assert (killed / name).read_bytes() == (straight / name).read_bytes(), name
     assert pq.read_table(killed / runs.POLICY).equals(pq.read_table(straight / runs.POLICY))
     left, right = metrics_of(killed), metrics_of(straight)
     assert left.pop("timing").keys() == right.pop("timing").keys()
     assert left == right
-    return hits
+
+
+def survives(moments: Callable[[int], list[killing.Moment]], folder: Path) -> None:
+    config, cache = write(folder), folder / "cache"
+    straight, killed = (killing.Run(config, folder / name, cache) for name in ("a", "b"))
+    killing.assert_survives(straight, killed, moments, assert_equal_runs)
 
 
 def test_a_killed_run_ends_as_the_straight_run(tmp_path: Path) -> None:
-    assert assert_survives(tmp_path, [(3, 0.0), (7, 0.0)]) == 2
+    survives(lambda in_all: [AfterEpochs(3, 0.0), AfterEpochs(7, 0.0), InWrite(0)], tmp_path)
 
 
 @pytest.mark.slow
 def test_a_run_killed_all_the_time_ends_as_the_straight_run(tmp_path: Path) -> None:
     """Wherever it hits: in steps, in writes, while it starts or is scored."""
-    generator = np.random.default_rng()
-    epochs = np.sort(generator.integers(0, CONFIG["training"]["epochs"] + 1, 25))
-    moments = [(int(number), generator.uniform(0, 1)) for number in epochs]
-    print("killed at (epochs, delay):", moments)
-    assert assert_survives(tmp_path, moments) >= 15
+    survives(partial(killing.at_random, count=10), tmp_path)
 
 
 def test_a_second_run_on_the_directory_refuses(tmp_path: Path, capsys: Any) -> None:
