@@ -182,6 +182,16 @@ class GridSection(Section):
     data: PositiveInt = 1  # times that the parameters lie there; each part of a batch is elsewhere
     fsdp: PositiveInt = 1  # devices that hold one copy of the parameters, each a part of it
 
+    @model_validator(mode="before")
+    @classmethod
+    def _in_one_process(cls, record: Any) -> Any:
+        if isinstance(record, dict) and "processes" in record:
+            raise ValueError(
+                "parallel.processes: a policy runs in one process, on the devices of one host; "
+                "give data and fsdp alone (the reward stage runs in several processes)"
+            )
+        return record
+
 
 class PolicyEvaluationSection(Section):
     """What is reported."""

@@ -297,6 +297,8 @@ CASES = [
          r"evaluation\.iterate: 'average_policy' is for actions"),
     Case("rewards of texts for a table", {"policy": {"name": "categorical"}, "prompts": None},
          r"policy\.name: 'categorical' does not go with .* did you mean 'causal_lm'"),
+    Case("several hosts", {"parallel": {"processes": {"name": "environment"}}},
+         r"parallel\.processes: a policy runs in one process, on the devices of one host"),
     Case("a top p above 1", policy(top_p=1.5), r"policy\.top_p: 1\.5 is wrong"),
 ]  # fmt: skip
 
