@@ -1,4 +1,4 @@
-"""Run every benchmark in turn, at sizes that take ten minutes in all, and write one table.
+"""Run every benchmark in turn, at sizes that take a quarter of an hour, and write one table.
 
     pip install '.[bench]'
     python -m benchmarks.run_all [--only NAME ...] [--quick]
@@ -40,7 +40,7 @@ class Benchmark(NamedTuple):
     arguments: tuple[str, ...]  # that make it as long as there is time for
     has_quick: bool
     rows: Callable[[dict[str, Any]], Iterable[Row]]
-    needs: str | None = None  # a package without which it says nothing
+    needs: tuple[str, ...] = ()  # packages without which it says nothing
 
 
 def _ratio(found: dict[str, float]) -> str:
@@ -134,16 +134,35 @@ def streaming_rows(record: dict[str, Any]) -> Iterable[Row]:
     yield Row(f"{what}, written in s", f"{result['write_s']:.0f}", "minutes")
 
 
+def text_encoder_rows(record: dict[str, Any]) -> Iterable[Row]:
+    """Texts a second beside torch's."""
+    for result in record["results"]:
+        rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in result["texts_per_s"].items())
+        what = f"encoder, texts of {result['words']} words"
+        yield Row(f"{what}, texts/s", rates, "")
+        yield Row(f"{what}, torch / ours", _ratio(result["ratio"]), ">= 1x")
+
+
+def sampler_rows(record: dict[str, Any]) -> Iterable[Row]:
+    """Tokens a second beside Hugging Face's."""
+    result = record["results"]
+    rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in result["tokens_per_s"].items())
+    yield Row("sampler, tokens/s", rates, "")
+    yield Row("sampler, Hugging Face generate / ours", _ratio(result["ratio"]), "")
+
+
 ALL = (
     Benchmark("startup", ("--rounds", "2"), True, startup_rows),
     Benchmark("users", ("--rounds", "5"), False, users_rows),
     Benchmark("new_users", ("--rounds", "5"), False, new_users_rows),
     Benchmark("e_step", ("--rounds", "7"), False, e_step_rows),
-    Benchmark("epochs", (), True, epochs_rows, needs="torch"),
-    Benchmark("heads", ("--batch-sizes", "256", "4096"), True, heads_rows, needs="torch"),
+    Benchmark("epochs", (), True, epochs_rows, needs=("torch",)),
+    Benchmark("heads", ("--batch-sizes", "256", "4096"), True, heads_rows, needs=("torch",)),
+    Benchmark("text_encoder", (), True, text_encoder_rows, needs=("torch", "transformers")),
+    Benchmark("sampler", ("--rounds", "5"), True, sampler_rows, needs=("torch", "transformers")),
     Benchmark("streaming", (), True, streaming_rows),
     # The policy step takes minutes a pod: its rows are those of the last run that asked for it.
-    Benchmark("tpu_aot", ("--steps", "reward"), True, tpu_aot_rows, needs="libtpu"),
+    Benchmark("tpu_aot", ("--steps", "reward"), True, tpu_aot_rows, needs=("libtpu",)),
 )
 
 
@@ -159,8 +178,9 @@ class Outcome(NamedTuple):
 
 def run(benchmark: Benchmark, folder: Path, *, quick: bool) -> Outcome:
     """Run a benchmark and read its JSON."""
-    if benchmark.needs is not None and importlib.util.find_spec(benchmark.needs) is None:
-        reason = f"{benchmark.needs} is not installed"
+    missing = [name for name in benchmark.needs if importlib.util.find_spec(name) is None]
+    if missing:
+        reason = f"{missing[0]} is not installed"
         print(f"\n== {benchmark.name}: left out, {reason}", flush=True)
         return Outcome(benchmark.name, 0.0, None, [], reason)
     out = folder / f"{benchmark.name}.json"

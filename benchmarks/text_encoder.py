@@ -1,35 +1,27 @@
 """How many texts a second does `minilm` embed, and how many does torch beside it?
 
-    python benchmarks/text_encoder.py
-    python benchmarks/text_encoder.py --python OTHER/bin/python     # torch from another environment
+    pip install '.[bench,embed]'
+    python -m benchmarks.text_encoder
 
 Both embed the same texts with the weights of all-MiniLM-L6-v2 in float32: tokenizing, network,
 pooling and normalisation, from a list of strings to an array. Torch does it as
 sentence-transformers does: sorted by length, batches of 32, padded to the longest of the batch, in
-inference mode, with its own number of threads. The two take turns, so that what else the machine
-does meets both; the table has the median of the rounds, and texts a second of processor time.
-Programs are compiled before the first round; the time for that stands apart. The cosine of the two
-embeddings of a text is 1 up to rounding, which is checked.
+inference mode. First the embeddings of both are compared, which compiles too.
 """
 
-import argparse
-import json
-import os
-import platform
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import measuring
+
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 LIMIT = 256  # tokens, as the model's own files say
 TORCH_BATCH = 32  # the default of sentence-transformers
+LEAST_COSINE = 0.9999  # of the two embeddings of a text
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -92,110 +84,46 @@ def theirs() -> Embed:
     return embed
 
 
-ENCODERS = {"paljax": ours, "torch": theirs}
-
-
-def serve(name: str) -> None:
-    """Answer each line on standard input, a JSON list of texts, with how long they took."""
-    embed = ENCODERS[name]()
-    for line in sys.stdin:
-        request = json.loads(line)
-        texts = request["texts"]
-        processor, wall = time.process_time(), time.perf_counter()
-        vectors = embed(texts)
-        record = {"wall_s": time.perf_counter() - wall}
-        record |= {"processor_s": time.process_time() - processor}
-        if request["save"]:
-            np.save(request["save"], vectors)
-        print(json.dumps(record), flush=True)
-
-
-def measure(pythons: dict[str, str], texts: list[str], rounds: int, folder: Path) -> Any:
-    """Let the encoders take turns on the same texts, each in a process of its own."""
-    running = {
-        name: subprocess.Popen(
-            [python, __file__, "--serve", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name, python in pythons.items()
+def measure(texts: list[str], *, rounds: int) -> dict[str, Any]:
+    """Texts a second of both, and how many times longer torch takes."""
+    encoders = {"paljax": ours(), "torch": theirs()}
+    left, right = (embed(texts) for embed in encoders.values())
+    cosine = float((left * right).sum(axis=1).min())
+    if cosine < LEAST_COSINE:
+        raise SystemExit(f"the two encoders disagree: cosine {cosine}")
+    timings = measuring.interleaved(
+        {name: partial(embed, texts) for name, embed in encoders.items()}, rounds=rounds
+    )
+    return {
+        "texts_per_s": {name: len(texts) / timing.median_s for name, timing in timings.items()},
+        "timings": {name: timing.record() for name, timing in timings.items()},
+        "ratio": measuring.ratio(timings["torch"], timings["paljax"])._asdict(),
+        "cosine": cosine,
     }
-
-    def ask(name: str, save: str = "") -> dict[str, float]:
-        process = running[name]
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps({"texts": texts, "save": save}) + "\n")
-        process.stdin.flush()
-        answer: dict[str, float] = json.loads(process.stdout.readline())
-        return answer
-
-    first = {name: ask(name, str(folder / f"{name}.npy")) for name in running}
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in running}
-    for _ in range(rounds):
-        for name in running:
-            taken[name].append(ask(name))
-    for process in running.values():
-        process.communicate()
-    vectors = [np.load(folder / f"{name}.npy") for name in running]
-    cosine = float((vectors[0] * vectors[-1]).sum(axis=1).min())
-    return first, taken, cosine
 
 
 def main() -> None:
     """Run the benchmark, print the table and write the JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/text_encoder.json"))
-    parser.add_argument("--texts", type=int, default=2000)
+    parser = measuring.options(__doc__, "text_encoder")
+    parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--words", type=int, nargs="+", default=[12, 60], help="mean of a text")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--python", default=sys.executable, help="interpreter that has torch")
-    parser.add_argument("--serve", choices=list(ENCODERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve is not None:
-        serve(options.serve)
-        return
-    probe = "import torch, transformers"
-    if subprocess.run([options.python, "-c", probe], capture_output=True, check=False).returncode:
-        print("torch is not installed (pip install '.[embed]'): paljax alone")
-        pythons = {"paljax": sys.executable}
-    else:
-        pythons = {"paljax": sys.executable, "torch": options.python}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    results = []
-    print(f"{'words':>5} {'encoder':>8} {'texts/s':>9} {'texts/processor s':>18} {'first s':>8}")
-    for words in options.words:
-        texts = make_texts(options.texts, words)
-        first, taken, cosine = measure(pythons, texts, options.rounds, options.out.parent)
-        assert cosine > 0.9999, f"the two encoders disagree: cosine {cosine}"
-        for name, times in taken.items():
-            row = {"words": words, "encoder": name, "first_s": first[name]["wall_s"]}
-            for kind in ("wall_s", "processor_s"):
-                rates = [options.texts / record[kind] for record in times]
-                row[f"texts_per_{kind}"] = statistics.median(rates)
-                row[f"texts_per_{kind}_range"] = [min(rates), max(rates)]
-            results.append(row)
-            print(
-                f"{words:>5} {name:>8} {row['texts_per_wall_s']:>9,.0f} "
-                f"{row['texts_per_processor_s']:>18,.0f} {row['first_s']:>8.1f}",
-                flush=True,
-            )
-    for name in pythons:
-        (options.out.parent / f"{name}.npy").unlink()
-    from paljax.runs import versions
+    import torch
 
-    record = {
-        "question": "texts a second",
-        "model": MODEL,
-        "texts": options.texts,
-        "rounds": options.rounds,
-        "dtype": "float32",
-        "machine": {"processor": platform.machine(), "cores": len(os.sched_getaffinity(0))},
-        "versions": versions(),
-        "results": results,
-    }
-    options.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    torch.set_num_threads(measuring.machine()["cores"])
+    count, rounds = (32, 2) if options.quick else (options.texts, options.rounds)
+    results = []
+    for words in options.words:
+        result = {"words": words} | measure(make_texts(count, words), rounds=rounds)
+        results.append(result)
+        row = {"words": str(words)} | {
+            name: f"{rate:,.0f}/s" for name, rate in result["texts_per_s"].items()
+        }
+        ratio = str(measuring.Ratio(**result["ratio"]))
+        print(measuring.table([row | {"torch / paljax": ratio}]), flush=True)
+    facts = {"dtype": "float32", "model": MODEL, "texts": count, "torch": torch.__version__}
+    measuring.write(options.out, "texts a second", results, **facts)
 
 
 if __name__ == "__main__":
