@@ -73,7 +73,9 @@ def test_llama_7b_in_training_fits_v5e():
     # is run again and the head over prompts are not needed.
     tokens, read = 127 + 4 * 128, 4 * 129
     assert pod.work.product_flops == pytest.approx(2 * 6.6e9 * (6 * tokens + read), rel=0.1)
-    # A layer's largest matrix is gathered, never the stack of all layers.
-    largest = 2 * LLAMA_7B.width * LLAMA_7B.vocabulary
+    # The largest matrix is gathered, in float32 and with a small one beside it at most; never the
+    # stack of all layers.
+    largest = 4 * LLAMA_7B.width * LLAMA_7B.vocabulary
+    stacked = 2 * LLAMA_7B.layers * LLAMA_7B.width * LLAMA_7B.mlp_width
     gathered = [each for each in pod.work.collectives if each.kind in GATHERS]
-    assert max(each.bytes for each in gathered) <= 2 * largest
+    assert max(each.bytes for each in gathered) <= 1.05 * largest < stacked / 2
