@@ -100,14 +100,11 @@ def plan(options: argparse.Namespace) -> Iterator[Setting]:
     claim = [policy for policy in options.policies if policy in CLAIM]
     others = [policy for policy in options.policies if policy not in CLAIM]
     for policies, conflict in ((claim, "lengths"), (claim, "sentiments"), (others, "lengths")):
-        if conflict not in options.conflicts:
-            continue
-        # Nothing pleases both kinds of sentiment: one split and one β show it.
-        few = 1 if conflict == "sentiments" else None
-        for seed, split, policy, beta in itertools.product(
-            seeds, options.splits[:few], policies, options.betas[:few]
-        ):
-            yield Setting(conflict, split, seed, beta, policy)
+        if conflict in options.conflicts:
+            for seed, split, policy, beta in itertools.product(
+                seeds, options.splits, policies, options.betas
+            ):
+                yield Setting(conflict, split, seed, beta, policy)
 
 
 def start(config: Path, run_dir: Path, changes: list[str]) -> None:
