@@ -1,4 +1,4 @@
-"""Functions of texts that judge a policy beside its learned rewards; nothing is trained on them.
+"""Known functions of texts: they judge a policy beside its learned rewards, or are its rewards.
 
 As in MaxMin-RLHF (arXiv 2402.08925, section 5): positive sentiment against conciseness, and, a
 conflict that no policy can please both sides of, positive against negative sentiment. Simulated
@@ -43,6 +43,18 @@ TEXT_FUNCTIONS: dict[str, Callable[[Sequence[str]], Values]] = {
     "negative": negative_sentiment,
     "concise": conciseness,
 }
+
+
+def functions_of(names: Sequence[str]) -> list[Callable[[Sequence[str]], Values]]:
+    """Functions by their names, each seen to work on this machine.
+
+    Raises:
+        UserError: If what one needs is not installed.
+    """
+    functions = [TEXT_FUNCTIONS[name] for name in names]
+    for function in functions:
+        function(("a",))
+    return functions
 
 
 @cache

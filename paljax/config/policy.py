@@ -87,6 +87,23 @@ class RunRewards(Section):
     calibration: Annotated[int, Ge(2)] = 16  # responses of the reference policy a prompt
 
 
+class FunctionRewards(Section):
+    """Known functions of a response's text, each what one group wants; there is no reward run.
+
+    A group has the name of its function unless `groups` says otherwise, all are of one size, and
+    `normalize` holds as for learned rewards; the functions' values count as nats.
+    """
+
+    name: Literal["functions"] = "functions"
+    functions: Annotated[list[str], MinLen(1)]  # of `paljax.text_functions`
+    calibration: Annotated[int, Ge(2)] = 16  # responses of the reference policy a prompt
+
+    @model_validator(mode="after")
+    def _known_functions(self) -> Self:
+        _require_functions("rewards.functions", self.functions)
+        return self
+
+
 class TableRewards(Section):
     """Rewards of every group, written out: prompts, then actions, then groups' rewards."""
 
@@ -198,22 +215,21 @@ class PolicyEvaluationSection(Section):
 
     iterate: Literal["last", "average_weights", "average_policy"] = "average_weights"
     samples: Annotated[int, Ge(2)] = 1000  # fresh ones a prompt
-    # Functions of text that judge the responses of a language model beside the learned rewards;
-    # nothing is trained on them.
+    # Functions of text that judge the responses of a language model beside the rewards.
     functions: list[str] = []
 
     @model_validator(mode="after")
     def _known_functions(self) -> Self:
-        for name in self.functions:
-            if name not in TEXT_FUNCTIONS:
-                raise ValueError(
-                    f"evaluation.functions: {name!r} is not known; {nearest(name, TEXT_FUNCTIONS)}"
-                )
+        _require_functions("evaluation.functions", self.functions)
         return self
 
 
 # The policy whose responses a kind of rewards is about, where it is not a table of actions.
-_POLICY_OF = {"sequences": "tabular_autoregressive", "run": "causal_lm"}
+_POLICY_OF = {
+    "sequences": "tabular_autoregressive",
+    "run": "causal_lm",
+    "functions": "causal_lm",
+}
 
 
 class PolicyConfig(Section):
@@ -222,7 +238,8 @@ class PolicyConfig(Section):
     stage: Literal["policy"] = "policy"
     seed: Seed = 0
     rewards: Annotated[
-        TableRewards | FileRewards | SequenceRewards | RunRewards, Field(discriminator="name")
+        TableRewards | FileRewards | SequenceRewards | RunRewards | FunctionRewards,
+        Field(discriminator="name"),
     ]
     prompts: PromptsSection | None = None  # of a language model
     normalize: Literal["reference", "regret", "win_rate", "none"] = "reference"
@@ -284,3 +301,11 @@ def _check_language_model(config: PolicyConfig) -> None:
             "evaluation.iterate: 'average_policy' is for actions that can be enumerated; "
             "choose one of 'last', 'average_weights'"
         )
+
+
+def _require_functions(key: str, names: list[str]) -> None:
+    for place, name in enumerate(names):
+        if name not in TEXT_FUNCTIONS:
+            raise ValueError(f"{key}: {name!r} is not known; {nearest(name, TEXT_FUNCTIONS)}")
+        if name in names[:place]:
+            raise ValueError(f"{key}: {name!r} is given twice")

@@ -1,6 +1,6 @@
 """What a policy run is about: the policy, the groups and their rewards, from a configuration."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from paljax.errors import UserError
 from paljax.learners.fit_policy import Rewards
 from paljax.learners.objectives import Groups
 from paljax.policies import Policy, Sequences, categorical, sequences, tabular_autoregressive
+from paljax.policy.decoding import Decoder
 from paljax.policy.reward_files import RewardTable, checked, read_rewards
 
 Take = Callable[[Any, Int[Array, "B"]], Any]  # (prompts, rows) -> those prompts
@@ -39,8 +40,7 @@ class FiniteTables(NamedTuple):
 class Texts(NamedTuple):
     """What a problem whose responses are texts has beside."""
 
-    decode: Callable[[Sequence[int]], str]
-    end_tokens: tuple[int, ...]
+    decoder: Decoder  # of tokens
     held_out: tuple[str, ...]  # prompts to evaluate on
     prompts: Any  # the same as the policy takes them
     rewards: Callable[[Any, Array, Array], Array]  # as `Rewards.of_responses`, in nats

@@ -1,8 +1,9 @@
-"""The problem of a language model: prompts of a file, rewards of a reward run, calibrated once."""
+"""The problem of a language model: prompts of a file, rewards of texts, calibrated once."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from paljax.config.policy import CausalLMPolicy, GroupsSection, PolicyConfig, RunRewards
+from paljax.config.policy import (
+    CausalLMPolicy,
+    FunctionRewards,
+    GroupsSection,
+    PolicyConfig,
+    RunRewards,
+)
 from paljax.data.encoders.causal_lm import open_language_model
 from paljax.errors import UserError, about
 from paljax.learners.fit_policy import Rewards
@@ -20,7 +27,9 @@ from paljax.networks.loading import LanguageModel
 from paljax.networks.sampling import Prompts, Sampling
 from paljax.policies import Policy
 from paljax.policy import group_rewards as grouping
+from paljax.policy.decoding import Decoder
 from paljax.policy.grid import grid_of, placed, places_on, require_divisible, start_on_grid
+from paljax.policy.known_rewards import of_functions
 from paljax.policy.language_model import Lora, language_model_policy, left_padded
 from paljax.policy.normalize_rewards import Calibration, apply, calibrate, require_usable
 from paljax.policy.problems import Problem, Texts, build_groups
@@ -29,10 +38,21 @@ from paljax.policy.responses import Responses, TextRewards, draw_responses
 from paljax.policy.text_policy import TextPrompts, take, text_policy
 from paljax.policy.text_rewards import of_texts, prompt_inputs, require_same_model
 from paljax.reward.trained_model import load_model
+from paljax.text_functions import functions_of
 
 # Objectives that one group is enough for.
 _OF_ONE = ("utilitarian", "majority", "single")
 _NOTHING = Calibration(None, cast(Any, np.ones(1, np.float32)), None, None)  # until it is made
+
+
+class _Wanted(NamedTuple):
+    """What is wanted of responses, before they are normalised."""
+
+    groups: dict[str, Any]  # keys of the configuration's `groups`, which go before these
+    columns: tuple[str, ...]  # names of the K rewards
+    dropped: tuple[str, ...]  # rewards that nobody wants
+    rewards: TextRewards
+    prompt_inputs: Callable[[tuple[str, ...]], Any]  # what rewards read of prompts
 
 
 def text_problem(config: PolicyConfig) -> Problem:
@@ -46,7 +66,7 @@ def text_problem(config: PolicyConfig) -> Problem:
     """
     section, source = config.policy, config.rewards
     assert isinstance(section, CausalLMPolicy)
-    assert isinstance(source, RunRewards)
+    assert isinstance(source, RunRewards | FunctionRewards)
     assert config.prompts is not None
     path = Path(config.prompts.path)
     texts = hold_out(read_prompts(path), config.prompts.held_out, seed=config.seed)
@@ -65,38 +85,40 @@ def text_problem(config: PolicyConfig) -> Problem:
         policy = configured_policy(section, model.config, model.params, places=places)
     if grid is not None:
         policy = start_on_grid(policy, grid)
-    wanted = _groups_of(source)
-    require_same_model(wanted, model, run=source.run)
+    ends = end_tokens_of(section, model.config)
+    decoder = Decoder(model.tokenizer.decode, ends)
+    functions_of(config.evaluation.functions)  # what is not installed is told before a fit
+    if isinstance(source, FunctionRewards):
+        wanted = _of_functions(source, decoder)
+    else:
+        wanted = _of_run(source, model, ends, places)
     groups = build_groups(
         _filled(config.groups, wanted.groups),
-        len(wanted.groups.columns),
+        len(wanted.columns),
         least=1 if config.objective.name in _OF_ONE else 2,
     )
-    ends = end_tokens_of(section, model.config)
-    in_nats = of_texts(wanted, model.config, end_tokens=ends, run=source.run, places=places)
     with about(path):
         frozen = placed(model.params, grid)
         tables = [_table(model, frozen, wanted, part, section.max_new_tokens) for part in texts]
     prompts, held_out = tables
-    reference = _answers(policy, in_nats, prompts, config, source.calibration, grid)
-    require_usable(jnp.asarray(reference.rewards), wanted.groups.columns, kind=config.normalize)
+    reference = _answers(policy, wanted.rewards, prompts, config, source.calibration, grid)
+    require_usable(jnp.asarray(reference.rewards), wanted.columns, kind=config.normalize)
     calibration = calibrate(jnp.asarray(reference.rewards), kind=config.normalize, beta=config.beta)
     return Problem(
         policy=policy,
-        rewards=Rewards(partial(normalised, in_nats)),
+        rewards=Rewards(partial(normalised, wanted.rewards)),
         groups=groups,
         prompts=prompts._replace(calibration=calibration),
         take=take,
         prompt_weights=np.full(len(texts.train), 1 / len(texts.train)),
         tables=None,
         texts=Texts(
-            decode=model.tokenizer.decode,
-            end_tokens=ends,
+            decoder=decoder,
             held_out=texts.evaluation,
             prompts=held_out,
-            rewards=in_nats,
+            rewards=wanted.rewards,
             scale=calibration.scale if config.normalize == "reference" else None,
-            remarks=tuple(_remarks(wanted.groups, reference, ends)),
+            remarks=tuple(_remarks(wanted.dropped, reference, ends)),
             grid=grid,
         ),
     )
@@ -152,32 +174,54 @@ def normalised(
     return apply(prompts.calibration, in_nats(prompts, tokens, mask))
 
 
-def _groups_of(source: RunRewards) -> grouping.GroupRewards:
-    return grouping.group_rewards(
+def _of_run(
+    source: RunRewards, model: LanguageModel, ends: tuple[int, ...], places: Places | None
+) -> _Wanted:
+    """What the groups of a reward run want."""
+    found = grouping.group_rewards(
         load_model(Path(source.run)),
         source.by,
         num_clusters=source.num_clusters,
         least_people=source.least_people,
     )
+    require_same_model(found, model, run=source.run)
+    groups = found.groups
+    return _Wanted(
+        groups={
+            "names": list(groups.names),
+            "matrix": groups.matrix.tolist(),
+            "shares": groups.people.tolist(),
+        },
+        columns=groups.columns,
+        dropped=groups.dropped,
+        rewards=of_texts(found, model.config, end_tokens=ends, run=source.run, places=places),
+        prompt_inputs=partial(prompt_inputs, found),
+    )
 
 
-def _filled(section: GroupsSection, groups: grouping.Groups) -> GroupsSection:
-    """What the configuration leaves open about groups is as the reward run found it."""
-    found = {
-        "names": list(groups.names),
-        "matrix": groups.matrix.tolist(),
-        "shares": groups.people.tolist(),
-    }
-    if section.matrix is not None:  # other groups than the run's
+def _of_functions(source: FunctionRewards, decoder: Decoder) -> _Wanted:
+    """Each function as a group of its name, all of one size."""
+    return _Wanted(
+        groups={"names": source.functions},
+        columns=tuple(source.functions),
+        dropped=(),
+        rewards=of_functions(source.functions, decoder),
+        prompt_inputs=lambda prompts: None,
+    )
+
+
+def _filled(section: GroupsSection, found: dict[str, Any]) -> GroupsSection:
+    """What the configuration leaves open about groups is as the rewards have it."""
+    if section.matrix is not None:  # other groups than the rewards'
         found = {}
     given = {key: value for key, value in section.model_dump().items() if value is not None}
-    return GroupsSection(**cast(Any, found | given))
+    return GroupsSection(**(found | given))
 
 
 def _table(
     model: LanguageModel,
     frozen: Any,
-    wanted: grouping.GroupRewards,
+    wanted: _Wanted,
     texts: tuple[str, ...],
     max_tokens: int,
 ) -> TextPrompts:
@@ -192,7 +236,7 @@ def _table(
     prompts: Prompts = left_padded(ids, context=model.config.context, max_tokens=max_tokens)
     return TextPrompts(
         prompts=prompts,
-        reward_inputs=prompt_inputs(wanted, texts),
+        reward_inputs=wanted.prompt_inputs(texts),
         calibration=_NOTHING,
         language_model=frozen,
     )
@@ -211,10 +255,10 @@ def _answers(
     return draw_responses(policy, in_nats, params, params, prompts, key, samples=samples, grid=grid)
 
 
-def _remarks(groups: grouping.Groups, reference: Responses, ends: tuple[int, ...]) -> list[str]:
+def _remarks(dropped: tuple[str, ...], reference: Responses, ends: tuple[int, ...]) -> list[str]:
     remarks = []
-    if groups.dropped:
-        remarks.append(f"left out, since nobody has them: {', '.join(groups.dropped)}")
+    if dropped:
+        remarks.append(f"left out, since nobody has them: {', '.join(dropped)}")
     last = np.take_along_axis(
         reference.tokens, reference.mask.sum(axis=2, keepdims=True) - 1, axis=2
     )

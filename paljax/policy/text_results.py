@@ -198,11 +198,8 @@ def _error(by_prompt: NDArray[np.floating[Any]]) -> float:
 
 
 def _decoded(texts: Texts, found: Responses) -> list[list[str]]:
-    kept = found.mask & ~np.isin(found.tokens, texts.end_tokens)
-    return [
-        [texts.decode(row[of_text].tolist()) for row, of_text in zip(rows, masks, strict=True)]
-        for rows, masks in zip(found.tokens, kept, strict=True)
-    ]
+    written, samples = texts.decoder.texts(found.tokens, found.mask), found.tokens.shape[1]
+    return [written[start : start + samples] for start in range(0, len(written), samples)]
 
 
 def _judge(function: str, written: Sequence[Sequence[str]]) -> NDArray[np.float64]:

@@ -23,8 +23,10 @@ from paljax.learners.group_weights import GROUP_WEIGHTS
 from paljax.learners.objectives import OBJECTIVES, Groups
 from paljax.networks.causal_lm import Compute
 from paljax.networks.sampling import Prompts
+from paljax.policy.decoding import Decoder
 from paljax.policy.grid import (
     FSDP,
+    dealt,
     grid_of,
     on_grid,
     placed,
@@ -32,6 +34,7 @@ from paljax.policy.grid import (
     require_divisible,
     shardings,
 )
+from paljax.policy.known_rewards import of_functions
 from paljax.policy.language_model import Lora, language_model_policy
 from paljax.policy.normalize_rewards import Calibration
 from paljax.policy.tasks import policy_task
@@ -127,6 +130,21 @@ def test_a_grid_takes_the_steps_of_one_device(lora, data, fsdp):
     wanted = shardings(found[0], grid)
     for leaf, place in zip(jax.tree.leaves(found[0]), jax.tree.leaves(wanted), strict=True):
         assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+
+
+def test_the_host_reads_the_texts_of_all_devices():
+    random = np.random.default_rng(0)
+    tokens = random.integers(0, 5, (B, N, T)).astype(np.int32)
+    mask = np.arange(T) < random.integers(1, T + 1, (B, N, 1))
+    score = of_functions(["concise"], Decoder(lambda ids: "x " * len(ids), (2,)))
+    expected = -(mask & (tokens != 2)).sum(axis=2)
+
+    def step(total, _):
+        rewards = score(None, *dealt((jnp.asarray(tokens), jnp.asarray(mask)), grid_of(4, 2)))
+        return total + rewards, rewards
+
+    total, _ = jax.jit(lambda start: jax.lax.scan(step, start, length=3))(jnp.zeros((B, N, 1)))
+    np.testing.assert_array_equal(total[:, :, 0], 3 * expected)
 
 
 def test_every_large_parameter_and_its_moments_are_cut():
