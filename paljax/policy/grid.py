@@ -83,6 +83,13 @@ def placed(params: Tree, grid: Mesh | None) -> Tree:
     return on_devices
 
 
+def repeated(tree: Tree, grid: Mesh | None) -> Tree:
+    """What is small beside a language model, whole on every device."""
+    where = None if grid is None else NamedSharding(grid, PartitionSpec())
+    on_devices: Tree = jax.device_put(tree, where)
+    return on_devices
+
+
 def shardings(tree: Any, grid: Mesh) -> Any:
     """How parameters, or a state that holds them and their moments, lie on the grid."""
 

@@ -28,6 +28,7 @@ class TextPrompts(NamedTuple):
     reward_inputs: Any  # what a reward that looks at prompts reads, leading axis B; None
     calibration: Calibration  # of these prompts
     language_model: Params  # what training starts from
+    readers: Any = None  # parameters of other models that rewards read responses by, by name
 
 
 def take(table: TextPrompts, rows: Int[Array, "B"]) -> TextPrompts:

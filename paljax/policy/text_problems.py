@@ -28,7 +28,14 @@ from paljax.networks.sampling import Prompts, Sampling
 from paljax.policies import Policy
 from paljax.policy import group_rewards as grouping
 from paljax.policy.decoding import Decoder
-from paljax.policy.grid import grid_of, placed, places_on, require_divisible, start_on_grid
+from paljax.policy.grid import (
+    grid_of,
+    placed,
+    places_on,
+    repeated,
+    require_divisible,
+    start_on_grid,
+)
 from paljax.policy.known_rewards import of_functions
 from paljax.policy.language_model import Lora, language_model_policy, left_padded
 from paljax.policy.normalize_rewards import Calibration, apply, calibrate, require_usable
@@ -36,7 +43,7 @@ from paljax.policy.problems import Problem, Texts, build_groups
 from paljax.policy.prompt_files import hold_out, read_prompts
 from paljax.policy.responses import Responses, TextRewards, draw_responses
 from paljax.policy.text_policy import TextPrompts, take, text_policy
-from paljax.policy.text_rewards import of_texts, prompt_inputs, require_same_model
+from paljax.policy.text_rewards import of_texts, open_readers, prompt_inputs, require_same_model
 from paljax.reward.trained_model import load_model
 from paljax.text_functions import functions_of
 
@@ -53,6 +60,7 @@ class _Wanted(NamedTuple):
     dropped: tuple[str, ...]  # rewards that nobody wants
     rewards: TextRewards
     prompt_inputs: Callable[[tuple[str, ...]], Any]  # what rewards read of prompts
+    readers: dict[str, Any]  # parameters of models that read responses, beside the policy's
 
 
 def text_problem(config: PolicyConfig) -> Problem:
@@ -88,18 +96,20 @@ def text_problem(config: PolicyConfig) -> Problem:
     ends = end_tokens_of(section, model.config)
     decoder = Decoder(model.tokenizer.decode, ends)
     functions_of(config.evaluation.functions)  # what is not installed is told before a fit
-    if isinstance(source, FunctionRewards):
-        wanted = _of_functions(source, decoder)
-    else:
-        wanted = _of_run(source, model, ends, places)
+    wanted = _wanted(source, model, decoder, places)
     groups = build_groups(
         _filled(config.groups, wanted.groups),
         len(wanted.columns),
         least=1 if config.objective.name in _OF_ONE else 2,
     )
     with about(path):
-        frozen = placed(model.params, grid)
-        tables = [_table(model, frozen, wanted, part, section.max_new_tokens) for part in texts]
+        frozen, readers = placed(model.params, grid), repeated(wanted.readers, grid)
+        tables = [
+            _table(model, wanted, part, section.max_new_tokens)._replace(
+                language_model=frozen, readers=readers
+            )
+            for part in texts
+        ]
     prompts, held_out = tables
     reference = _answers(policy, wanted.rewards, prompts, config, source.calibration, grid)
     require_usable(jnp.asarray(reference.rewards), wanted.columns, kind=config.normalize)
@@ -174,8 +184,19 @@ def normalised(
     return apply(prompts.calibration, in_nats(prompts, tokens, mask))
 
 
+def _wanted(
+    source: RunRewards | FunctionRewards,
+    model: LanguageModel,
+    decoder: Decoder,
+    places: Places | None,
+) -> _Wanted:
+    if isinstance(source, FunctionRewards):
+        return _of_functions(source, decoder)
+    return _of_run(source, model, decoder, places)
+
+
 def _of_run(
-    source: RunRewards, model: LanguageModel, ends: tuple[int, ...], places: Places | None
+    source: RunRewards, model: LanguageModel, decoder: Decoder, places: Places | None
 ) -> _Wanted:
     """What the groups of a reward run want."""
     found = grouping.group_rewards(
@@ -185,6 +206,7 @@ def _of_run(
         least_people=source.least_people,
     )
     require_same_model(found, model, run=source.run)
+    readers = open_readers(found, run=source.run)
     groups = found.groups
     return _Wanted(
         groups={
@@ -194,8 +216,9 @@ def _of_run(
         },
         columns=groups.columns,
         dropped=groups.dropped,
-        rewards=of_texts(found, model.config, end_tokens=ends, run=source.run, places=places),
+        rewards=of_texts(found, model.config, decoder=decoder, readers=readers, places=places),
         prompt_inputs=partial(prompt_inputs, found),
+        readers={name: reader.params for name, reader in readers.items()},
     )
 
 
@@ -207,6 +230,7 @@ def _of_functions(source: FunctionRewards, decoder: Decoder) -> _Wanted:
         dropped=(),
         rewards=of_functions(source.functions, decoder),
         prompt_inputs=lambda prompts: None,
+        readers={},
     )
 
 
@@ -219,12 +243,9 @@ def _filled(section: GroupsSection, found: dict[str, Any]) -> GroupsSection:
 
 
 def _table(
-    model: LanguageModel,
-    frozen: Any,
-    wanted: _Wanted,
-    texts: tuple[str, ...],
-    max_tokens: int,
+    model: LanguageModel, wanted: _Wanted, texts: tuple[str, ...], max_tokens: int
 ) -> TextPrompts:
+    """Prompts of some texts, without what is frozen."""
     lead = [] if model.config.bos_token is None else [model.config.bos_token]
     ids = [lead + model.tokenizer.encode(text) for text in texts]
     for text, row in zip(texts, ids, strict=True):
@@ -238,7 +259,7 @@ def _table(
         prompts=prompts,
         reward_inputs=wanted.prompt_inputs(texts),
         calibration=_NOTHING,
-        language_model=frozen,
+        language_model=None,
     )
 
 

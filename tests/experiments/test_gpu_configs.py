@@ -20,6 +20,7 @@ from paljax.learners.objectives import Groups
 from paljax.networks import causal_lm
 from paljax.networks.decoder_config import DecoderConfig, Rotary
 from paljax.networks.sampling import Prompts
+from paljax.policy.decoding import Decoder
 from paljax.policy.group_rewards import group_rewards
 from paljax.policy.normalize_rewards import Calibration
 from paljax.policy.problems import Problem
@@ -66,7 +67,7 @@ def problem_of(config, reward_config, sizes):
     """The problem with shapes in the place of the language model's weights."""
     wanted = rewards_of(reward_config, sizes)
     ends = end_tokens_of(config.policy, sizes)
-    in_nats = of_texts(wanted, sizes, end_tokens=ends, run="")
+    in_nats = of_texts(wanted, sizes, decoder=Decoder(str, ends), readers={})
     base = jax.eval_shape(partial(causal_lm.init, config=sizes), jax.random.key(0))
     calibration = Calibration(jnp.zeros((X, 2)), jnp.ones(2), None, None)
     tokens = jnp.zeros((X, P), jnp.int32)

@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from paljax import pretrained
 from paljax.data.encoders.part import PartConfig
-from paljax.data.encoders.text_embeddings import Block, TextModel, text_kind
-from paljax.data.encoders.tokens import open_tokenizer, token_batches, tokenize
+from paljax.data.encoders.text_embeddings import Block, Reader, TextModel, text_kind
+from paljax.data.encoders.tokens import Tokenized, open_tokenizer, token_batches, tokenize
 from paljax.errors import UserError
 from paljax.networks import bert
 from paljax.ranges import PositiveInt
@@ -66,40 +66,40 @@ def open_model(config: MiniLM) -> TextModel:
         settings={"sentences": sentences._asdict(), "dtype": config.dtype},
     )
     # Read when the first text is embedded, and kept for the next.
-    read_params = cache(partial(_read_params, folder, sizes))
-    embed = partial(_embed, config, folder, sizes, sentences, read_params)
-    return TextModel(sizes.hidden_size, sentences.limit, revision, embed)
+    reader = cache(partial(_reader, config, folder, sizes, sentences))
+    embed = partial(_embed, reader, sentences.limit, config.tokens_per_batch)
+    return TextModel(sizes.hidden_size, sentences.limit, revision, embed, reader)
+
+
+def _reader(config: MiniLM, folder: Path, sizes: bert.BertConfig, sentences: Sentences) -> Reader:
+    tokenizer = open_tokenizer(folder / pretrained.TOKENIZER, limit=sentences.limit)
+
+    def tokens_of(texts: Sequence[str]) -> Tokenized:
+        return tokenize(
+            tokenizer, [text.lower() for text in texts] if sentences.lowercase else texts
+        )
+
+    vectors = partial(
+        _embed_batch,
+        bert.Bert(sizes, dtype=jnp.dtype(config.dtype)),
+        pooling=sentences.pooling,
+        normalise=sentences.normalise,
+    )
+    return Reader(_read_params(folder, sizes), tokens_of, vectors)
 
 
 def _embed(
-    config: MiniLM,
-    folder: Path,
-    sizes: bert.BertConfig,
-    sentences: Sentences,
-    read_params: Callable[[], bert.Params],
+    reader: Callable[[], Reader],
+    limit: int,
+    tokens_per_batch: int | None,
     texts: Sequence[str],
 ) -> Iterator[Block]:
-    tokenizer = open_tokenizer(folder / pretrained.TOKENIZER, limit=sentences.limit)
-    params = read_params()
-    network = bert.Bert(sizes, dtype=jnp.dtype(config.dtype))
-    if sentences.lowercase:
-        texts = [text.lower() for text in texts]
-    tokenized = tokenize(tokenizer, texts)
+    params, tokens_of, read = reader()
+    tokenized = tokens_of(texts)
     on_cpu = jax.default_backend() == "cpu"
-    tokens_per_batch = config.tokens_per_batch or (_TOKENS_ON_CPU if on_cpu else _TOKENS_ELSEWHERE)
-    for batch in token_batches(
-        tokenized.ids, tokens_per_batch=tokens_per_batch, limit=sentences.limit
-    ):
-        vectors = np.asarray(
-            _embed_batch(
-                network,
-                params,
-                batch.token_ids,
-                batch.mask,
-                pooling=sentences.pooling,
-                normalise=sentences.normalise,
-            )
-        )
+    at_once = tokens_per_batch or (_TOKENS_ON_CPU if on_cpu else _TOKENS_ELSEWHERE)
+    for batch in token_batches(tokenized.ids, tokens_per_batch=at_once, limit=limit):
+        vectors = np.asarray(read(params, jnp.asarray(batch.token_ids), jnp.asarray(batch.mask)))
         yield Block(batch.places, vectors[: len(batch.places)], tokenized.cut[batch.places])
 
 

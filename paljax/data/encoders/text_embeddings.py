@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ from paljax.data.builders import DATA_DIR_VARIABLE
 from paljax.data.dataset import Table
 from paljax.data.encoders.embedding_cache import EmbeddingCache, key_of
 from paljax.data.encoders.part import Kind, Part, PartConfig
+from paljax.data.encoders.tokens import Tokenized
 from paljax.errors import UserError
 from paljax.models import Inputs
 
@@ -40,6 +42,15 @@ class Block(NamedTuple):
     cut: NDArray[np.bool_]  # [B] the text is longer than the model reads
 
 
+class Reader(NamedTuple):
+    """A pretrained model in two steps: texts to tokens, and tokens to vectors in a program."""
+
+    params: Any  # what `vectors` takes first
+    tokenize: Callable[[Sequence[str]], Tokenized]  # cut at the model's limit
+    # (params, token ids [B, T], mask [B, T]) -> [B, D]; a pure function
+    vectors: Callable[[Any, Int[Array, "B T"], Bool[Array, "B T"]], Float[Array, "B D"]]
+
+
 class TextModel(NamedTuple):
     """A pretrained model that was found; its weights are read when it embeds."""
 
@@ -47,6 +58,7 @@ class TextModel(NamedTuple):
     limit: int  # the most tokens of a text that it reads
     revision: str  # another where an embedding could be another
     embed: Callable[[Sequence[str]], Iterator[Block]]  # every text in one block, in any order
+    reader: Callable[[], Reader] | None = None  # for texts that come up in a program
 
 
 # Finds the model that a part's configuration names.
@@ -66,7 +78,7 @@ class TextEmbeddings(NamedTuple):
     def encode(self, table: Table) -> Inputs:
         """Centred and scaled embeddings [N, D]."""
         texts = _texts(table, self._name)
-        cache = _filled(self._cache(), texts, self._model, name=self._name)
+        cache = _filled(self._cache(), texts, self.model, name=self._name)
         vectors = cache.read([key_of(text) for text in texts])
         return (vectors - self.mean) / np.float32(self.scale)
 
@@ -100,7 +112,12 @@ class TextEmbeddings(NamedTuple):
     def _cache(self) -> EmbeddingCache:
         return EmbeddingCache(_folder(self._name, self.revision), len(self.mean))
 
-    def _model(self) -> TextModel:
+    def model(self) -> TextModel:
+        """The pretrained model, seen to be the one that the part was fitted with.
+
+        Raises:
+            UserError: If its files are others.
+        """
         model = self.open_model(self.config)
         if model.revision != self.revision:
             raise UserError(
