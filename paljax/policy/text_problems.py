@@ -199,12 +199,14 @@ def _of_run(
     source: RunRewards, model: LanguageModel, decoder: Decoder, places: Places | None
 ) -> _Wanted:
     """What the groups of a reward run want."""
-    found = grouping.group_rewards(
-        load_model(Path(source.run)),
-        source.by,
-        num_clusters=source.num_clusters,
-        least_people=source.least_people,
-    )
+    trained = load_model(Path(source.run))
+    with about("rewards"):
+        found = grouping.group_rewards(
+            trained,
+            source.by,
+            num_clusters=source.num_clusters,
+            least_people=source.least_people,
+        )
     require_same_model(found, model, run=source.run)
     readers = open_readers(found, run=source.run)
     groups = found.groups

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from paljax import locking, runs, stopping, train
 from paljax.config import load
@@ -201,20 +203,31 @@ def test_with_lora_only_low_rank_parts_are_learned_and_kept(folder: Path) -> Non
     assert float(step(moved, task.tables)[1]["kl"]) != 0
 
 
-def test_an_end_that_never_comes_is_told(folder: Path) -> None:
-    problem = text_problem(configured(folder, **policy(end_tokens=[])))
-    assert problem.texts.remarks == (
+def test_an_end_that_never_comes_is_told_and_the_run_goes_on(
+    folder: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(stopping, "noticed", lambda: _Noticed(lambda: True))  # after an epoch
+    capsys.readouterr()
+    assert run(POLICY | policy(end_tokens=[]), "endless", folder) == 0
+    assert capsys.readouterr().out.splitlines()[0] == (
         "policy.end_tokens: none of 12 responses of the reference ends with one of [] within 6 "
-        "tokens; all are cut there",
+        "tokens; all are cut there"
     )
+    records = (folder / "endless" / runs.METRICS_LOG).read_text().splitlines()
+    assert [json.loads(record)["length"] for record in records] == [T]
 
 
-def test_one_reward_is_enough_for_the_single_reward_policy(folder: Path) -> None:
+def test_one_reward_is_enough_for_the_single_reward_policy_alone(folder: Path, capsys: Any) -> None:
     shared = REWARD | {"model": {"name": "bradley_terry"}, "learner": {"name": "gradient"}}
     assert run(shared | {"training": {"epochs": 2}}, "shared", folder) == 0
     single = {"rewards": {"name": "run", "run": "shared"}, "objective": {"name": "utilitarian"}}
     problem = text_problem(configured(folder, **single))
     assert problem.groups.matrix.shape == (1, 1)
+    capsys.readouterr()
+    assert run(POLICY | {"rewards": single["rewards"]}, "new", folder) == 2
+    line = "paljax.train: groups: there is 1 group (K = 1 rewards); MaxMin is between two or more\n"
+    assert capsys.readouterr().err == line
+    assert not (folder / "new").exists()
 
 
 def test_win_rates_and_distinct_n_by_definition() -> None:
@@ -255,7 +268,33 @@ def wider(folder: Path) -> None:
     shutil.copy(folder / "tiny" / "tokenizer.json", folder / "wide")
 
 
+def with_tensors(folder: Path, drop: tuple[str, ...] = (), **added: Any) -> None:
+    shutil.copytree(folder / "tiny", folder / "broken")
+    path = folder / "broken" / "model.safetensors"
+    held = {name: value for name, value in load_file(path).items() if name not in drop}
+    save_file(held | added, path, metadata={"format": "pt"})
+
+
+def without_scale(folder: Path) -> None:
+    """A reward run whose inputs, and so its rewards, are not finite."""
+    path = folder / "reward" / runs.MODEL
+    record = json.loads(path.read_text())
+    record["item_encoder"]["parts"]["causal_lm"]["scale"] = 0.0
+    path.write_text(json.dumps(record))
+
+
 CASES = [
+    Case("a checkpoint without a tensor", policy(model="broken"),
+         r"policy\.model: broken: missing 1 tensor \(norm\.weight\) of a llama model",
+         partial(with_tensors, drop=("model.norm.weight",))),
+    Case("a checkpoint with another tensor", policy(model="broken"),
+         r"policy\.model: broken: 1 tensor \(extra\) too many for a llama model as configured",
+         partial(with_tensors, extra=np.zeros(2, np.float32))),
+    Case("rewards that are NaN", {}, r"group 'prototype 1': its reward is not finite",
+         without_scale),
+    Case("nobody has the groups",
+         {"rewards": {"name": "run", "run": "reward", "least_people": 99}},
+         r"rewards: least_people: 99 is wrong: the prototype that most people have, has \d+"),
     Case("empty file of prompts", line=r"p\.jsonl: there are no prompts in it", **prompts("\n")),
     Case("no file of prompts", {"prompts": {"path": "none.jsonl"}}, r"none\.jsonl: can't be read"),
     Case("prompts in a table", {"prompts": {"path": "p.csv"}},
