@@ -204,8 +204,8 @@ def test_several_updates_from_one_set_of_responses() -> None:
     assert 0 < float(metrics["clipped"].mean()) < 0.5
 
 
-def test_the_gradient_from_samples_is_that_of_the_expectation() -> None:
-    problem = case_d()
+@pytest.mark.parametrize("problem", [case_d(), table()], ids=["sequences", "table"])
+def test_the_gradient_from_samples_is_that_of_the_expectation(problem: Problem) -> None:
     ends = []
     for samples in (None, 100_000):
         learner = learner_of(problem, "utilitarian", 10, samples=samples)
@@ -215,7 +215,8 @@ def test_the_gradient_from_samples_is_that_of_the_expectation() -> None:
         _, metrics = jax.jit(learner.step)(state, batch_of(problem))
         ends.append(metrics)
     exact, sampled = ends
-    for name in ("kl", "value", "reward", "utility/short", "grad_norm"):
+    utilities = [f"utility/{name}" for name in problem.groups.names]
+    for name in ("kl", "value", "reward", "grad_norm", *utilities):
         assert_allclose(sampled[name], exact[name], rtol=0.03)
 
 
