@@ -6,7 +6,7 @@ Another policy at MaxMin's KL is read off its own runs of the same seed, linearl
 KL: near the reference gains grow with it. The reference itself, KL 0, is one of the points. Where
 gains bend down between far points the other policy is read off a little too low, for both groups. A
 seed whose runs don't reach that KL is left out of the row; n says how many are in it. Errors are
-over seeds. Prints the table and writes matched.json.
+over seeds, intervals 95 % of Student's t. Prints the table and writes matched.json.
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from paljax import storage
 
@@ -62,16 +63,21 @@ def matched(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """Mean and its standard error; 0 for a single value."""
+def summary(values: Sequence[float]) -> Row:
+    """Mean with its standard error, 0 for a single value, and the interval that several have."""
     many: NDArray[np.float64] = np.array(values, float)
-    error = many.std(ddof=1) / np.sqrt(len(many)) if len(many) > 1 else 0.0
-    return {"mean": float(many.mean()), "standard_error": float(error)}
+    mean, count = float(many.mean()), len(many)
+    if count == 1:
+        return {"mean": mean, "standard_error": 0.0}
+    error = float(many.std(ddof=1) / np.sqrt(count))
+    reach = float(student.ppf(0.975, count - 1)) * error
+    return {"mean": mean, "standard_error": error, "interval": [mean - reach, mean + reach]}
 
 
 def _compared(pairs: Sequence[tuple[Row, Sequence[Row]]]) -> Row:
     record: Row = {"n": len(pairs), "kl": summary([row["kl"] for row, _ in pairs])}
     majority, minority = pairs[0][0]["people"]
+    wins = {}
     for name, group in (("majority", majority), ("minority", minority)):
         record[name] = {"wants": group}
         for score in AT_REFERENCE:
@@ -82,6 +88,14 @@ def _compared(pairs: Sequence[tuple[Row, Sequence[Row]]]) -> Row:
                 "other": summary(other.tolist()),
                 "difference": summary((own - other).tolist()),
             }
+            if score == "win_rate":
+                wins[name] = np.stack([own, other])
+    # As MaxMin-RLHF reports: the minority's win rate, and the mean of both, by the other policy's.
+    wins["average"] = (wins["majority"] + wins["minority"]) / 2
+    record["relative_win_rate"] = {
+        name: summary((wins[name][0] / wins[name][1] - 1).tolist())
+        for name in ("minority", "average")
+    }
     return record
 
 
@@ -102,6 +116,9 @@ def main() -> None:
                 f" {gain['other']['mean']:+.2f} ± {gain['other']['standard_error']:.2f}"
                 f" ({100 * wins['other']['mean']:.0f} %)"
             )
+        relative = row["relative_win_rate"]
+        line += f" | win rate of the minority {100 * relative['minority']['mean']:+.0f} %"
+        line += f", of both {100 * relative['average']['mean']:+.0f} %"
         print(line)
     storage.write_json(out, found)
 

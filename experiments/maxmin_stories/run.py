@@ -48,11 +48,12 @@ from paljax.runs import METRICS, versions
 HERE = Path(__file__).parent
 CONFLICTS = {"lengths": ("positive", "concise"), "sentiments": ("positive", "negative")}
 SPLITS = {"80/20": 0.8, "10/11": 10 / 11}
-# The single reward first: the others are compared with it.
+# The reward run of each; the single reward first, since the others are compared with it.
 POLICIES = {"single": "single", "maxmin": "mixture", "utilitarian": "mixture",
-            "majority": "mixture"}  # fmt: skip
+            "majority": "mixture", "known": None}  # fmt: skip
 CLAIM = ("single", "maxmin")
-OBJECTIVES = {"single": "utilitarian"}  # of its one group; the others are what they are called
+# `single` has one group, and `known` the true rewards; the others are what they are called.
+OBJECTIVES = {"single": "utilitarian", "known": "maxmin"}
 PEOPLE = ("users", "per_user", "stories", "prompts", "sharpness")
 
 
@@ -153,8 +154,10 @@ def train_policy(folder: Path, setting: Setting) -> Row:
     """Stage 2: one policy, and how it does against the single-reward policy of the nearest KL."""
     groups = CONFLICTS[setting.conflict]
     run_dir = folder / f"{setting.policy}-{setting.beta:g}"
+    reward_run = POLICIES[setting.policy]
+    known = f"{{name: functions, functions: [{', '.join(groups)}], calibration: 4}}"
     start(HERE / "policy.yaml", run_dir, [
-        f"rewards.run={folder / POLICIES[setting.policy]}",
+        f"rewards={known}" if reward_run is None else f"rewards.run={folder / reward_run}",
         f"prompts.path={folder / 'prompts.jsonl'}", f"beta={setting.beta}",
         f"objective.name={OBJECTIVES.get(setting.policy, setting.policy)}",
         f"seed={setting.seed}", f"evaluation.functions=[{', '.join(groups)}]",

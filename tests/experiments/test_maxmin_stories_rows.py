@@ -32,11 +32,12 @@ def row(policy: str, seed: int, beta: float, kl: float, gains: tuple[float, floa
 
 def test_every_run_is_planned_once_and_what_the_claim_is_about_first() -> None:
     planned = list(plan(options()))
-    assert len(planned) == len(set(planned)) == 3 * (2 * 4 * 2 + 2)
-    first = planned[: 3 * (2 * 2 * 2 + 2)]
+    assert len(planned) == len(set(planned)) == 3 * 2 * (5 + 2) * 2
+    first = planned[: 3 * 2 * (2 + 2) * 2]
     assert {setting.policy for setting in first} == {"single", "maxmin"}
-    assert list(plan(options(conflicts=["sentiments"]))) == [
-        Setting("sentiments", "80/20", seed, 0.3, policy)
+    few = options(conflicts=["sentiments"], splits=["10/11"], betas=[0.3])
+    assert list(plan(few)) == [
+        Setting("sentiments", "10/11", seed, 0.3, policy)
         for seed in range(3)
         for policy in ("single", "maxmin")
     ]
@@ -83,7 +84,14 @@ def test_policies_are_compared_at_maxmins_kl_seed_by_seed() -> None:
     assert minority["difference"]["mean"] == pytest.approx(1.3)
     assert minority["difference"]["standard_error"] == pytest.approx(0.2)
     assert found["majority"]["gain"]["difference"]["mean"] == pytest.approx(-0.4)
+    # Student's t with one degree of freedom.
+    assert minority["difference"]["interval"] == pytest.approx([1.3 - 2.541, 1.3 + 2.541], abs=1e-3)
+    # Win rates .55 and .51 of the minority against .4, of the majority .55 and .57 against .6.
+    assert found["relative_win_rate"]["minority"]["mean"] == pytest.approx(0.325)
+    average = [(0.55 + 0.55) / (0.6 + 0.4) - 1, (0.57 + 0.51) / (0.6 + 0.4) - 1]
+    assert found["relative_win_rate"]["average"]["mean"] == pytest.approx(np.mean(average))
     assert summary([1.0])["standard_error"] == 0
+    assert "interval" not in summary([1.0])
 
 
 def test_people_choose_by_what_their_group_wants(tmp_path: Path) -> None:
