@@ -22,7 +22,10 @@ def writing(run: PolicyRun) -> list[Html]:
              found.win_rate_standard_error)]
             for name, found in texts.functions.items()
         ]  # fmt: skip
-        caption = "Functions of text that nothing was trained on; a tie counts half a win"
+        rewards = run.config.get("rewards", {}).get("functions", [])
+        known = ", ".join(name for name in texts.functions if name in rewards)
+        whose = f"; the run's rewards: {known}" if known else " that nothing was trained on"
+        caption = f"Functions of text{whose}; a tie counts half a win"
         parts.append(
             page.table(caption, ["Function", "This run", "Reference", "Wins against it"], rows)
         )

@@ -66,6 +66,8 @@ def test_a_run_on_known_rewards_needs_no_reward_run(folder: Path) -> None:
         assert scores["standard_errors"][name] * scale == pytest.approx(
             judged["gain_standard_error"], rel=1e-3
         )
+    page = (folder / "run" / runs.REPORT).read_text()
+    assert "Functions of text; the run&#x27;s rewards: positive, concise; a tie" in page
     assert metrics["scores"]["minimum"] > 3 * max(metrics["scores"]["standard_errors"].values())
 
 
