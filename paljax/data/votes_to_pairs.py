@@ -10,7 +10,7 @@ item with levels of the scale: a user's n votes then count n times, while their 
 votes, look like up to n²/4 independent answers and say nothing of two items that both are liked.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -251,8 +251,8 @@ def _against_levels(
 
 
 def _both(first: _Rows, second: _Rows) -> _Rows:
-    fields: list[Any] = [np.concatenate(pair) for pair in zip(first, second, strict=True)]
-    return _Rows(*fields)
+    fields: Iterable[Any] = zip(first, second, strict=True)
+    return _Rows(*map(np.concatenate, fields))
 
 
 def _comparisons(votes: Votes, rows: _Rows) -> Comparisons:
