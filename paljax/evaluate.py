@@ -51,7 +51,7 @@ def evaluate(options: argparse.Namespace) -> None:
     joined: dict[str, Any] = {}
     if options.adapt is not None:
         support = files.read_comparisons(options.adapt, columns=columns)
-        _refuse_overlap(support, dataset, options)
+        _refuse_overlap(model, support, dataset, options)
         with about(options.adapt):
             joined = _joined_weights(model, support)
     weights, sources = weights_for(model, dataset.users, joined)
@@ -120,17 +120,29 @@ def _refuse_learned(dataset: "Dataset", options: argparse.Namespace) -> None:
         )
 
 
-def _refuse_overlap(support: "Dataset", query: "Dataset", options: argparse.Namespace) -> None:
-    """A comparison, or a choice task, that a user was fitted to can't score the fit."""
-    from paljax.data.identities import comparison_ids, task_ids
+def _refuse_overlap(
+    model: "TrainedModel", support: "Dataset", query: "Dataset", options: argparse.Namespace
+) -> None:
+    """A comparison, a choice task or a vote that a user was fitted to can't score the fit."""
+    from paljax.data.identities import comparison_ids, task_ids, votes_of
     from paljax.errors import UserError
+    from paljax.runs import read_learned
 
-    for identities, what in (
-        (comparison_ids, "are also"),
-        (task_ids, "belong to choice tasks that are also"),
-    ):
-        asked = set(identities(query)) - {None}
-        shared = [row for row, name in enumerate(identities(support)) if name in asked]
+    def judged(dataset: "Dataset") -> dict[str, list[set[str]]]:
+        found: dict[str, list[set[str]]] = {
+            "are also": [{name} for name in comparison_ids(dataset)],
+            "belong to choice tasks that are also": [
+                set() if name is None else {name} for name in task_ids(dataset)
+            ],
+        }
+        if read_learned(options.run).votes:
+            found["are made of votes that are also"] = votes_of(dataset, model.levels)
+        return found
+
+    scored = judged(query)
+    for what, names_of_rows in judged(support).items():
+        asked = set[str]().union(*scored[what])
+        shared = [row for row, names in enumerate(names_of_rows) if names & asked]
         if shared:
             user = support.users[support.comparisons.user[shared[0]]]
             raise UserError(

@@ -55,15 +55,19 @@ def pairs_of(run: Path) -> list[dict]:
     ]
 
 
-def evaluated(run: Path, folder: Path, rows: list[dict]) -> int:
-    path = folder / "asked.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps({name: row[name] for name in ("user_id", "chosen", "rejected")}) + "\n"
-            for row in rows
+def evaluated(run: Path, folder: Path, rows: list[dict], adapt: list[dict] | None = None) -> int:
+    asked = {"asked": rows, "adapt": adapt or []}
+    for name, records in asked.items():
+        (folder / f"{name}.jsonl").write_text(
+            "".join(
+                json.dumps({key: row[key] for key in ("user_id", "chosen", "rejected")}) + "\n"
+                for row in records
+            )
         )
-    )
-    return evaluate.main(["--run", str(run), "--comparisons", str(path)])
+    arguments = ["--run", str(run), "--comparisons", str(folder / "asked.jsonl")]
+    if adapt:
+        arguments += ["--adapt", str(folder / "adapt.jsonl")]
+    return evaluate.main(arguments)
 
 
 def learned_votes(run: Path) -> bool:
@@ -77,7 +81,8 @@ def test_the_recorded_split_shares_no_vote(run: Path):
     votes = {part: found - {None} for part, found in votes.items()}
     if learned_votes(run):
         # Pairs of validation votes choose, and these votes are learned from once that is done.
-        assert votes["validation"] < votes.pop("refit")
+        assert votes["validation"] < votes["refit"]
+        votes["validation"] = votes.pop("refit")
     assert set(votes) == {"train", "validation", "test", "support", "query"}
     assert sum(map(len, votes.values())) == len(set().union(*votes.values()))
 
@@ -115,4 +120,25 @@ def test_evaluate_refuses_pairs_of_votes_that_were_trained_on(run: Path, tmp_pat
     capsys.readouterr()
     assert evaluated(run, tmp_path, [*test, mixed]) == 2
     line = f"1 of its {len(test) + 1} comparisons are made of votes that were trained on"
+    assert line in capsys.readouterr().err
+
+
+def test_evaluate_refuses_pairs_of_votes_that_a_user_was_fitted_to(
+    run: Path, tmp_path: Path, capsys
+):
+    """Somebody whom the run does not know; what stands for a level is no vote of theirs."""
+    texts = sorted({row["chosen"] for row in pairs_of(run)} - {NEUTRAL})[:4]
+    other = NEUTRAL if learned_votes(run) else texts[3]
+
+    def rows(*pairs: tuple[str, str]) -> list[dict]:
+        return [{"user_id": "new", "chosen": one, "rejected": two} for one, two in pairs]
+
+    support = rows((texts[0], other))
+    fresh = rows((texts[1], texts[2]), *[(texts[1], NEUTRAL)] * learned_votes(run))
+    assert evaluated(run, tmp_path, fresh, adapt=support) == 0
+    capsys.readouterr()
+    # Another pair than any that they were fitted to, of a vote that they were.
+    known = rows((texts[1], texts[0]))
+    assert evaluated(run, tmp_path, [*fresh, *known], adapt=support) == 2
+    line = "adapt.jsonl: 1 of its comparisons are made of votes that are also in"
     assert line in capsys.readouterr().err

@@ -148,6 +148,23 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _both_rewards_are_tuned(self) -> Self:
+        selection = self.selection
+        if selection.personal_weight_decay is None:
+            return self
+        if self.model.name == "bradley_terry":
+            raise ValueError(
+                "selection.personal_weight_decay: model.name 'bradley_terry' has no personal part; "
+                "give selection.shared_weight_decay"
+            )
+        if selection.shared_weight_decay is None:
+            raise ValueError(
+                "selection.personal_weight_decay: the shared reward that PAL is compared with has "
+                "one decay; give it selection.shared_weight_decay to choose from, too"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _anchor_can_hold(self) -> Self:
         if not getattr(self.model, "anchored", False):
             return self

@@ -72,6 +72,12 @@ class Dataset(NamedTuple):
         return np.asarray(items >= len(self.items) - self.num_levels)
 
 
+def level_names(dataset: Dataset) -> tuple[str, ...]:
+    """Texts of the levels that votes are compared with, the lowest first."""
+    names = dataset.items[len(dataset.items) - dataset.num_levels :]
+    return tuple(map(str, names))
+
+
 def assemble(
     user_id: Sequence[str],
     chosen: NDArray[Any] | Sequence[str],

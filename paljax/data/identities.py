@@ -4,7 +4,7 @@ A comparison is a user, a prompt and two items, whichever was chosen; a vote is 
 a choice task is a user and their name of it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from hashlib import blake2b
 
 import numpy as np
@@ -36,6 +36,25 @@ def vote_ids(dataset: Dataset, item: NDArray[np.int32]) -> list[str | None]:
     votes = zip(dataset.comparisons.user, item, dataset.is_level(item), strict=True)
     return [
         None if is_level else _hash(users[user], items[row]).hex() for user, row, is_level in votes
+    ]
+
+
+def votes_of(dataset: Dataset, levels: Collection[str]) -> list[set[str]]:
+    """The identities of the votes that each comparison is made of, [n].
+
+    Args:
+        dataset: As read from a file, where levels are items like others.
+        levels: Texts that votes are compared with, on which nobody votes.
+    """
+    known = [text in levels for text in content(dataset.items)]
+    rows = dataset.comparisons
+    return [
+        {name for name, item in zip(names, items, strict=True) if name and not known[item]}
+        for names, items in zip(
+            zip(vote_ids(dataset, rows.chosen), vote_ids(dataset, rows.rejected), strict=True),
+            zip(rows.chosen, rows.rejected, strict=True),
+            strict=True,
+        )
     ]
 
 

@@ -6,8 +6,9 @@ once: the answers to most test pairs have been seen. So votes are split first, a
 only of two votes of one user in one part. Pairs also leave out how readily somebody agrees.
 
 What is scored are pairs. What is learned from may be the votes themselves, as comparisons of their
-item with levels of the scale: a user's n votes then count n times, while their pairs, which share
-votes, look like up to n²/4 independent answers and say nothing of two items that both are liked.
+item with levels of the scale: a user's n votes are then n comparisons with each level, while their
+pairs, which share votes, look like up to n²/4 independent answers and say nothing of two items that
+both are liked.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,8 @@ from paljax.errors import UserError
 
 Passes = Literal["drop", "middle", "lowest"]
 LearnFrom = Literal["pairs", "votes"]
+
+LEARNED_FROM = ("train", "validation", "support")  # parts whose votes are compared with levels
 
 # The one level of votes that are yes or no; who joins later sends votes as comparisons with it.
 NEUTRAL = "neither liked nor disliked"
@@ -83,7 +86,8 @@ def votes_to_pairs(
             are made by pairs of the validation part; the refit learns from its votes, which are
             comparisons of the part `REFIT`.
         num_levels: L, in equal distances inside the scale: one is its middle. A vote is L rows of
-            one task: the ordered logit of a rating, its L answers taken as independent.
+            one task, whether it is above each level: a composite likelihood of a rating, whose L
+            answers count as independent. λ then counts comparisons with levels.
         seed: Of the choice of pairs; a user's pairs depend on nothing else.
 
     Returns:
@@ -107,7 +111,7 @@ def votes_to_pairs(
     )
     rows = _paired(votes, pairs, vote_split)
     if learn_from == "votes":
-        levels = np.linspace(votes.value.min(), votes.value.max(), num_levels + 2)[1:-1]
+        levels = _levels(votes.value[np.isin(vote_split.part, LEARNED_FROM)], num_levels)
         dataset = _with_levels(dataset, levels)
         rows = _both(_against_levels(votes, vote_split, levels, len(dataset.items)), rows)
     rows = rows.select(np.argsort(votes.user[rows.vote], kind="stable"))
@@ -215,6 +219,18 @@ def _paired(votes: Votes, pairs: NDArray[np.int64], split: Split) -> _Rows:
     return _Rows(better, votes.item[better], votes.item[worse], none, task, part, later)
 
 
+def _levels(value: NDArray[np.float32], count: int) -> NDArray[np.float64]:
+    values = np.unique(value)
+    if not len(values):
+        raise UserError("splits: no vote is left for 'train'; change the shares under 'splits'")
+    if count > max(len(values) - 1, 1):
+        raise UserError(
+            f"pairs.num_levels: {count} levels for votes of {len(values)} different values; give "
+            f"at most {max(len(values) - 1, 1)}"
+        )
+    return np.asarray(np.linspace(values[0], values[-1], count + 2)[1:-1])
+
+
 def _with_levels(dataset: Dataset, levels: NDArray[np.float64]) -> Dataset:
     items = dataset.items
     assert isinstance(items, tuple)
@@ -232,7 +248,7 @@ def _against_levels(
     votes: Votes, split: Split, levels: NDArray[np.float64], num_items: int
 ) -> _Rows:
     """Votes that are learned from as comparisons of their item with every level, [v L]."""
-    voted = np.flatnonzero(np.isin(split.part, ("train", "validation", "support")))
+    voted = np.flatnonzero(np.isin(split.part, LEARNED_FROM))
     vote = np.repeat(voted, len(levels))
     item, value = votes.item[vote], votes.value[vote]
     level = np.tile(np.arange(len(levels)), len(voted))

@@ -149,7 +149,7 @@ def prefer_shared(fitting: Fitting, shared: Candidate, personal: Candidate) -> b
 
     Personalisation must lower the validation loss by more than two standard errors, over users, of
     the difference: where people don't differ, the best epoch of the best of many candidates is a
-    little better by chance.
+    little better by chance. One user alone differs from nobody.
 
     Args:
         fitting: Of the run.
@@ -160,6 +160,8 @@ def prefer_shared(fitting: Fitting, shared: Candidate, personal: Candidate) -> b
         True where the shared reward is the answer.
     """
     users = _validation(fitting).user
+    if len(np.unique(users)) < 2:
+        return True
     gains = shared.validation_losses - personal.validation_losses
     by_user = np.bincount(users, weights=gains - gains.mean())
     standard_error = np.sqrt((by_user**2).sum()) / len(gains)

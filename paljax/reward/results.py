@@ -171,7 +171,7 @@ def data_counts(prepared: Prepared) -> dict[str, Any]:
     return votes | {
         "comparisons": len(dataset.comparisons.user),
         "users": len(dataset.users),
-        "items": len(dataset.items),
+        "items": len(dataset.items) - dataset.num_levels,
         "tasks": len(np.unique(dataset.comparisons.task)),
         "ties": int(dataset.comparisons.tie.sum()),
         "dropped": dataset.dropped,

@@ -254,6 +254,7 @@ def _numeric_baselines(prepared: Prepared, rows: Comparisons) -> dict[str, Predi
     are_attributes = features.shape[1] <= baselines.MOST_ATTRIBUTES
     if not are_attributes:
         appearing = np.concatenate([train.chosen, train.rejected])
+        appearing = appearing[~prepared.dataset.is_level(appearing)]
         features = baselines.principal_components(features, appearing)
     if not features.shape[1]:
         return {}

@@ -301,8 +301,15 @@ def test_a_rating_is_compared_with_every_level():
 
 
 def test_a_text_that_stands_for_a_level_is_no_item():
-    data = assemble_votes(["ann"] * 3, ["a", "b", NEUTRAL], np.array([1.0, -1, 1]))
+    data = assemble_votes(["ann"] * 4, ["a", "b", "c", NEUTRAL], np.array([1.0, -1, 1, -1]))
+    split = Split(np.array(["train", "train", "test", "test"], object), np.full(4, -1, np.int32))
     with pytest.raises(UserError, match="'neither liked nor disliked', which is an item of these"):
+        votes_to_pairs(data, lambda _: split, learn_from="votes")
+
+
+def test_votes_of_which_none_is_learned_from_are_refused():
+    data = assemble_votes(["ann"] * 2, ["a", "b"], np.array([1.0, -1]))
+    with pytest.raises(UserError, match="splits: no vote is left for 'train'"):
         votes_to_pairs(data, all_in("test"), learn_from="votes")
 
 
@@ -311,3 +318,8 @@ def test_what_a_final_model_learns_from():
         split = votes_to_pairs(ballots(), at_random, learn_from=what).split
         assert set(split.part[split.learned(refit=True)]) == expected
         assert set(split.part[split.learned(refit=False)]) == {"train"}
+
+
+def test_levels_that_tell_the_same_are_refused():
+    with pytest.raises(UserError, match="9 levels for votes of 2 different values; give at most 1"):
+        votes_to_pairs(ballots(), at_random, learn_from="votes", num_levels=9)

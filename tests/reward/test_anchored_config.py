@@ -40,6 +40,11 @@ CASES = {
         "selection.personal_weight_decay=[1, 1000]",
         r"selection\.personal_weight_decay: 1000 .*less than 333\.333",
     ),
+    "a baseline that is tuned less": (
+        RECORD,
+        "selection.personal_weight_decay=[1, 2]",
+        r"selection\.personal_weight_decay: .*give it selection\.shared_weight_decay",
+    ),
     "a negative decay": (
         RECORD,
         "selection.shared_weight_decay=[-1]",

@@ -132,7 +132,9 @@ def test_an_anchored_model_scores_after_it_was_written(run_of, tmp_path):
 def test_the_personalised_model_chooses_its_own_weight_decay(run_of):
     """A decay that leaves nothing of the prototypes is tried, and is not what validation wants."""
     metrics = json.loads(
-        (run_of("different", personal_decays=(0.0, 19.0)) / "metrics.json").read_text()
+        (
+            run_of("different", decays=(0.0,), personal_decays=(0.0, 19.0)) / "metrics.json"
+        ).read_text()
     )
     candidates = metrics["selection"]["candidates"]
     personal = [one for one in candidates if one["personal"]]
