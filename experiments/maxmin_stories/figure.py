@@ -39,7 +39,7 @@ def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
         if not found:
             continue
         path = [(0.0, 0.0)]
-        for beta in sorted({row["beta"] for row in found}, reverse=True):
+        for number, beta in enumerate(sorted({row["beta"] for row in found}, reverse=True)):
             same = [row for row in found if row["beta"] == beta]
             gains = [[row["true"][group]["gain"] for row in same] for group in (majority, minority)]
             x, y = (summary(values) for values in gains)
@@ -50,9 +50,10 @@ def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
                 marker=marker, capsize=2, linestyle="none",
             )  # fmt: skip
             kl = summary([row["kl"] for row in same])["mean"]
+            rise = -7 - place[1] if number % 2 else place[1]  # every other label stands below
             axes.annotate(
-                f"{kl:.1f} ({len(same)})", path[-1], xytext=place, textcoords="offset points",
-                fontsize=7.5, color=color, ha="left" if place[0] > 0 else "right",
+                f"{kl:.1f} ({len(same)})", path[-1], xytext=(place[0], rise),
+                textcoords="offset points", fontsize=7.5, color=color, ha="left" if place[0] > 0 else "right",
             )  # fmt: skip
         axes.plot(*zip(*path, strict=True), color=color, linewidth=1, alpha=0.6, zorder=1)
         axes.plot([], [], marker, color=color, label=label)
@@ -75,7 +76,7 @@ def main() -> None:
     splits = list(dict.fromkeys(split for _, split in kinds))
     figure, panels = plt.subplots(
         len(conflicts), len(splits), figsize=(5.2 * len(splits), 4.1 * len(conflicts)),
-        sharey="row", squeeze=False,
+        sharex="row", sharey="row", squeeze=False,
     )  # fmt: skip
     for across, conflict in zip(panels, conflicts, strict=True):
         for axes, split in zip(across, splits, strict=True):
