@@ -53,7 +53,8 @@ def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
             rise = -7 - place[1] if number % 2 else place[1]  # every other label stands below
             axes.annotate(
                 f"{kl:.1f} ({len(same)})", path[-1], xytext=(place[0], rise),
-                textcoords="offset points", fontsize=7.5, color=color, ha="left" if place[0] > 0 else "right",
+                textcoords="offset points", fontsize=7.5, color=color,
+                ha="left" if place[0] > 0 else "right",
             )  # fmt: skip
         axes.plot(*zip(*path, strict=True), color=color, linewidth=1, alpha=0.6, zorder=1)
         axes.plot([], [], marker, color=color, label=label)
