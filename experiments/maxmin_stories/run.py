@@ -38,15 +38,17 @@ mean of both +4, +12, +7 and +20 % (the paper: +33 and +16 %). Against the oppos
 is nothing to win for both: MaxMin leaves both where the reference has them and spends its KL on
 nothing they want; at 10/11 and KL .88 its minority still loses, with an interval of -.42 to .14.
 
-With the true rewards MaxMin comes to +.39 and +1.22 at KL 1.98 (one seed): stage 1 costs little.
-There, and in some runs on learned rewards, the groups' gains are not level after 40 steps. The
-single reward has KL 3 between KL 1 and 8 for three seeds only; what it is read off there is some
-.03 too low without. At KL .7 the average leaves the minority +.04 (80/20, two seeds) and -.12
-(10/11, three), the majority's reward -.17 (three) and -.21 (two), MaxMin on the same seeds .48 to
-.58; at KL 2.4 they have one seed. Learning rate, number of steps and both β were chosen on a seed that is not among these, with its true scores in sight; how fast
-groups' weights follow, on the same seed by learned rewards alone. results-fast-weights.json has
-what MaxMin did before, with weights that followed three times as fast and overshot: the same at
-β .8, and at β .3 a minority between -.49 and +.21 at KL 2.6 to 4.2.
+With the true rewards MaxMin comes to +.39 and +1.22 at KL 1.98 on one seed, on which the learned
+ones give +.61 and +.92, and at 10/11 +.57 and +.85, at KL 2.4: stage 1 costs nothing that this seed
+shows. It is no upper bound here, for the groups' gains are not level after 40 steps, nor are they
+in some runs on learned rewards. The single reward has KL 3 between KL 1 and 8 for three seeds only;
+what it is read off there is some .03 too low without. At KL .7 the average leaves the minority +.04
+(80/20, two seeds) and -.12 (10/11, three), the majority's reward -.17 and -.19 (three each), MaxMin
+on the same seeds .48 to .58; at KL 2.4 they have one seed. Learning rate, number of steps and both
+β were chosen on a seed that is not among these, with its true scores in sight; how fast groups'
+weights follow, on the same seed by learned rewards alone. results-fast-weights.json has what MaxMin
+did before, with weights that followed three times as fast and overshot: the same at β .8, and at β
+.3 a minority between -.49 and +.21 at KL 2.6 to 4.2.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Rewards of texts that are known functions: what groups want, without learning it from people.
 
-They bound from above what a policy on learned rewards can be: nothing is lost in stage 1.
+A policy on them shows what stage 1 costs: here nothing is lost to it.
 B prompts, n responses of each, T tokens, K functions.
 """
 
