@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +13,15 @@ from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import AsyncOptions
 
 from paljax import processes
 from paljax.errors import UserError
+
+_OF_THE_SYSTEM = [
+    os.strerror(code)
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG)
+]
 
 
 class DamagedError(Exception):
@@ -26,12 +34,19 @@ class Checkpoints:
     Args:
         folder: Where they live; made when needed.
         keep: How many of the newest stay.
+
+    Raises:
+        UserError: If the folder can't be made.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        # In the background, a folder that can't be made is waited for by others for ten minutes.
+        at_once = AsyncOptions(create_directories_asynchronously=False)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, async_options=at_once)
         self._folder = folder
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._event_loops = _patient_event_loops()
+        with self._written():
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, number: int, state: Any) -> None:
         """Copy the state and write it in the background, whole or not at all.
@@ -55,11 +70,10 @@ class Checkpoints:
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
-            with _patient_event_loops():
-                return self._manager.restore(number, args=ocp.args.StandardRestore(target))
+            return self._manager.restore(number, args=ocp.args.StandardRestore(target))
         except Exception as error:  # what Orbax's readers raise; plain exceptions are among it
-            reason = " ".join(str(error).split())[:200]
-            raise DamagedError(f"{self._folder / str(number)}: can't be read: {reason}") from error
+            where = self._folder / str(number)
+            raise DamagedError(f"{where}: can't be read: {_in_short(error)}") from error
 
     def restore_newest(self, like: Any, *, say: Callable[[str], None]) -> Any | None:
         """Read the newest checkpoint that can be read; move those after it out of the way.
@@ -85,6 +99,7 @@ class Checkpoints:
         return None
 
     def __enter__(self) -> Self:
+        self._event_loops.__enter__()
         return self
 
     def __exit__(
@@ -95,19 +110,30 @@ class Checkpoints:
     ) -> None:
         try:
             with self._written():
-                self._manager.wait_until_finished()
-                self._manager.close()
+                try:
+                    self._manager.wait_until_finished()
+                finally:
+                    self._manager.close()
         except UserError:
             if error is None:
                 raise  # else what went wrong first is told
+        finally:
+            self._event_loops.__exit__(None, None, None)
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # Orbax passes on whatever its writers raise
-            reason = " ".join(str(error).split())[:200]
+            reason = _in_short(error)
             raise UserError(f"{self._folder}: a checkpoint can't be written: {reason}") from None
+
+
+def _in_short(error: Exception) -> str:
+    """One line: what the system said, which long reports have in their midst, or the beginning."""
+    line = " ".join(str(error).split())
+    of_system = next((reason for reason in _OF_THE_SYSTEM if reason in line), None)
+    return line if len(line) <= 200 else of_system or line[:200]
 
 
 class _PatientLoop(asyncio.SelectorEventLoop):
@@ -121,10 +147,11 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 
 @contextlib.contextmanager
 def _patient_event_loops() -> Iterator[None]:
-    """Have Orbax read in event loops that wait for all reads.
+    """Have Orbax read and write in event loops that wait for all that is under way.
 
-    It reads a checkpoint's arrays side by side and closes its event loop when the first of them
-    fails. TensorStore then reports the others to a closed loop, and prints a traceback for each.
+    It reads a checkpoint's arrays side by side, and writes them so, and closes its event loop when
+    the first of them fails. TensorStore then reports the others to a closed loop, and prints a
+    traceback for each.
     Python 3.14 deprecates policies: from there on these tracebacks are printed, before our line.
     """
     if sys.version_info >= (3, 14):
