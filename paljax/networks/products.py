@@ -38,24 +38,28 @@ def _forward(
 def _backward(held: tuple[Array, Array], slope: Float[Array, "N E"]) -> tuple[Array, Array]:
     inputs, kernel = held
     slope = _rounded(slope)
-    of_kernel = jax.lax.platform_dependent(
-        inputs, slope, cpu=_of_kernel_on_cpu, default=lambda x, g: _contract(x, g, 0, 0)
-    )
-    return _contract(slope, kernel, 1, 1), of_kernel
+    return _contract(slope, kernel, 1, 1), _contract(inputs, slope, 0, 0)
 
 
 bfloat16_product.defvjp(_forward, _backward)
 
 
-def _of_kernel_on_cpu(inputs: Array, slope: Array) -> Array:
-    # XLA's CPU multiplies bfloat16 as it is where both sides lie in the order of the product, and
-    # converts them to float32 elsewhere: laid out anew this is twice as fast.
-    return _contract(with_layout_constraint(inputs.T, _ROW_MAJOR), slope, 1, 0)
-
-
 def _contract(left: Array, right: Array, left_axis: int, right_axis: int) -> Array:
-    axes = (((left_axis,), (right_axis,)), ((), ()))
-    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
+    """Sum over one axis of each, in float32."""
+
+    def product(left: Array, right: Array, left_axis: int = left_axis) -> Array:
+        axes = (((left_axis,), (right_axis,)), ((), ()))
+        return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
+
+    def on_cpu(left: Array, right: Array) -> Array:
+        # XLA's CPU multiplies bfloat16 as it is where both sides lie in the order of the product,
+        # and converts them to float32 elsewhere: laid out anew this is twice as fast.
+        left = left if left_axis == 1 else left.T
+        left, right = (with_layout_constraint(side, _ROW_MAJOR) for side in (left, right))
+        return product(left, right, 1)
+
+    found: Array = jax.lax.platform_dependent(left, right, cpu=on_cpu, default=product)
+    return found
 
 
 def _rounded(numbers: Array) -> Array:

@@ -49,16 +49,20 @@ def test_several_kernels_side_by_side_are_one_after_the_other():
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's CPU")
-def test_nothing_is_multiplied_in_float32_on_a_cpu():
-    inputs, kernel, slope = arrays((64, 64), (64, 64), (64, 64))
+@pytest.mark.parametrize("batched", [(), (2,)], ids=["one", "side by side"])
+def test_nothing_is_multiplied_in_float32_on_a_cpu(batched):
+    def both(inputs, kernel):
+        return bfloat16_product(bfloat16_product(inputs, kernel), kernel)
 
     def step(inputs, kernel, slope):
-        return jax.vjp(bfloat16_product, inputs, kernel)[1](slope)
+        product = jax.vmap(both, (None, 0), -2) if batched else both
+        return jax.vjp(product, inputs, kernel)[1](slope)
 
-    text = jax.jit(step).lower(inputs, kernel, slope).compile().as_text()
+    arguments = arrays((128, 64), (*batched, 64, 64), (128, *batched, 64))
+    text = jax.jit(step).lower(*arguments).compile().as_text()
     operands = re.findall(r" dot\(%(\S+), %(\S+)\)", text)
     types = dict(re.findall(r"%?([\w.]+)(?:: | = )(\w+)\[", text))
-    assert len(operands) == 2
+    assert len(operands) == 5  # one forward, and two of each layer's gradient
     assert {types[name] for names in operands for name in names} == {"bf16"}
 
 
