@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from benchmarks import measuring, traces
 
 TOP = 12  # operations that are shown
@@ -26,7 +28,8 @@ ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
 QUICK_START = "experiments/quickstart/config.yaml"
 # What Python is busy with at a start, by a function that is in the midst of it.
 STAGES = {
-    "$compilation_cache.py": "reading the compile cache",
+    "$compilation_cache.py": "reading compiled programs",
+    "$compiler.py": "reading compiled programs",
     "$mlir.py": "lowering to StableHLO",
     "$partial_eval.py": "tracing",
     "$pjit.py": "tracing",
@@ -36,7 +39,6 @@ STAGES = {
     "$groups.py": "scores and their bootstrap",
     "$report.py": "figures and report",
     "$prepare.py": "data",
-    "$profiler.py": "the profiler itself",
 }
 
 
@@ -157,8 +159,9 @@ def warm_start(*, quick: bool) -> dict[str, Any]:
     """The quick start, few epochs, its programs in the cache."""
     from paljax import train
 
-    # What a start does is its own; the functions are at the top of a stack of the main thread.
     def stage_of(event: str) -> str | None:
+        if event.endswith(" stop_trace"):
+            return "the profiler itself"
         return next((stage for name, stage in STAGES.items() if event.startswith(name)), None)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -167,13 +170,14 @@ def warm_start(*, quick: bool) -> dict[str, Any]:
         cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
         cold = [sys.executable, "-m", "paljax.train", *arguments, f"{folder}/cold"]
         subprocess.run(cold, check=True, env=os.environ | cache, stdout=subprocess.DEVNULL)
-        os.environ |= cache
+        os.environ |= cache  # so that `train` looks for no other
+        jax.config.update("jax_compilation_cache_dir", cache["JAX_COMPILATION_CACHE_DIR"])
         threads = traces.record(
             lambda: _succeed(train.main([*arguments, f"{folder}/warm"])), python=True
         )
     main = max(threads, key=len)
     operations, parts = (traces.by_part([main], of) for of in (lambda name: name, stage_of))
-    return {"quick start": summary(operations, parts, 1)}
+    return {"quick start": summary(operations, parts, runs=1)}
 
 
 def _succeed(status: int) -> None:

@@ -3,7 +3,7 @@
     pip install '.[bench,embed]'
     python -m benchmarks.sampler
 
-A Llama of the shape of stories15M with random weights, which torch reads from the files that we
+A Llama of the shape of stories260K with random weights, which torch reads from the files that we
 save: 16 prompts of 16 tokens, 8 samples of each, 64 new tokens, drawn at temperature 1 with a cache
 of keys and values, in float32. Nothing ends early, so that both draw as many. Hugging Face reads a
 prompt once a sample, paljax once for all; log-probabilities of what was drawn come with ours and
@@ -25,16 +25,16 @@ from paljax.networks import causal_lm, huggingface, sampling
 from paljax.networks.decoder_config import DecoderConfig, Rotary
 from paljax.networks.sampling import Prompts
 
-STORIES_15M = DecoderConfig(
+STORIES_260K = DecoderConfig(
     architecture="llama",
-    vocabulary=32000,
-    context=256,
-    width=288,
-    layers=6,
-    heads=6,
-    kv_heads=6,
-    head_width=48,
-    mlp_width=768,
+    vocabulary=512,
+    context=512,
+    width=64,
+    layers=5,
+    heads=8,
+    kv_heads=4,
+    head_width=8,
+    mlp_width=172,
     norm_epsilon=1e-5,
     rotary=Rotary(10_000.0),
     tied=True,
@@ -54,7 +54,7 @@ def ours(params: Any, tokens: Any, new_tokens: int) -> Callable[[], Any]:
             params,
             key,
             prompts,
-            STORIES_15M,
+            STORIES_260K,
             num_samples=SAMPLES,
             max_tokens=new_tokens,
             end_tokens=(),
@@ -99,7 +99,7 @@ def difference(params: Any, model: Any, tokens: Any) -> float:
 
     rows = jnp.asarray(tokens)
     logits = np.asarray(
-        causal_lm.forward(params, rows, jnp.ones(rows.shape, bool), STORIES_15M)[0], np.float64
+        causal_lm.forward(params, rows, jnp.ones(rows.shape, bool), STORIES_260K)[0], np.float64
     )
     with torch.inference_mode():
         found = model(torch.from_numpy(tokens.astype(np.int64))).logits.double().numpy()
@@ -117,10 +117,10 @@ def main() -> None:
 
     torch.set_num_threads(measuring.machine()["cores"])
     new_tokens, rounds = (8, 2) if options.quick else (NEW_TOKENS, options.rounds)
-    params = causal_lm.init(jax.random.key(0), STORIES_15M)
-    tokens = np.random.default_rng(0).integers(3, STORIES_15M.vocabulary, (PROMPTS, PROMPT_TOKENS))
+    params = causal_lm.init(jax.random.key(0), STORIES_260K)
+    tokens = np.random.default_rng(0).integers(3, STORIES_260K.vocabulary, (PROMPTS, PROMPT_TOKENS))
     with tempfile.TemporaryDirectory() as folder:
-        huggingface.save(Path(folder), params, STORIES_15M)
+        huggingface.save(Path(folder), params, STORIES_260K)
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()
     apart = difference(params, model, tokens)
