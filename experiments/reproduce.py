@@ -69,7 +69,7 @@ EXPERIMENTS = (
                 "evaluation.published_pal=false",
                 *OVERRIDES.get(name, ()),
             ),
-            seeds=1,
+            seeds=3,
         )
         for name in CONVERSATIONS
     ),
