@@ -2,8 +2,10 @@
 
     python experiments/reproduce.py [--table-only]
 
-Each experiment goes through over_seeds.py (finished runs under runs/ are taken up); the table is
-made of the results beside the configurations and stands between two comments in README.md.
+Each experiment of the table goes through over_seeds.py (finished runs under runs/ are taken up);
+the table is made of the results beside the configurations and stands between two comments in
+README.md.
+The others follow, each with its own results.
 """
 
 import argparse
@@ -57,6 +59,9 @@ CONVERSATIONS = (
 # Too few people voted often enough to learn from 20 votes of each and score others.
 OVERRIDES = {"15-per-hour-seattle": ("splits.unseen_users=0.0",)}
 EXPERIMENTS = (
+    Experiment("Electricity, all people seen", "electricity/config.yaml"),
+    Experiment("Electricity, most choices for training", "electricity/unseen.yaml", "unseen"),
+    Experiment("Electricity, the quick start", "quickstart/config.yaml"),
     Experiment("Polis, Bowling Green, seen people", "polis/config.yaml"),
     Experiment("Polis, Bowling Green, cold statements", "polis_cold/config.yaml", seeds=3),
     *(
@@ -87,6 +92,16 @@ EXPERIMENTS = (
     Experiment(
         "Planted people who toss coins", "controls/config.yaml", "noise", ("data.temperature=1e6",)
     ),
+)
+# What writes results and figures of its own, and no row of the table.
+SCRIPTS = (
+    ("experiments/synthetic/study.py",),
+    ("experiments/personas/sweep.py",),
+    ("experiments/hard_against_soft/run.py",),
+    ("experiments/maxmin_exact/compare.py",),
+    ("experiments/diversity/minority.py",),
+    ("-m", "experiments.polis_consensus.run"),
+    ("-m", "experiments.maxmin_stories.run"),
 )
 NAMES = ("bradley_terry", "pal_a")
 SEEN = "seen users, accuracy"
@@ -138,8 +153,9 @@ def main() -> None:
     parser.add_argument("--table-only", action="store_true", help="from the results that are there")
     if not parser.parse_args().table_only:
         for experiment in EXPERIMENTS:
-            subprocess.run(experiment.command, check=True)
-        subprocess.run([sys.executable, HERE / "personas" / "sweep.py"], check=True)
+            subprocess.run(experiment.command, check=True, cwd=HERE.parent)
+        for script in SCRIPTS:
+            subprocess.run([sys.executable, *script], check=True, cwd=HERE.parent)
     README.write_text(rewrite(README.read_text(encoding="utf-8"), table()), encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """The list of experiments: every configuration is one, and the table is made of their results."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +47,17 @@ def test_the_table_has_a_row_for_what_has_results_and_for_people_who_join(tmp_pa
         "| the same, new people with 0 | 3 | 76.0 ± 1.0 | | 77.0 ± 1.0 |",
     ]
     assert reproduce.rewrite(f"a{reproduce.BEGIN}old{reproduce.END}b", "new").count("old") == 0
+
+
+@pytest.mark.parametrize("script", reproduce.SCRIPTS, ids=lambda one: one[-1])
+def test_every_other_experiment_is_there(script):
+    path = script[-1] if script[0] != "-m" else script[1].replace(".", "/") + ".py"
+    assert (reproduce.HERE.parent / path).is_file()
+
+
+def test_no_experiment_is_left_out():
+    """What has results is a row of the table, or written by another script."""
+    found = {path.parent.name for path in reproduce.HERE.glob("*/results*.json")}
+    rows = {Path(experiment.config).parent.name for experiment in reproduce.EXPERIMENTS}
+    others = {script[-1].replace(".", "/").split("/")[1] for script in reproduce.SCRIPTS}
+    assert found == rows | others
