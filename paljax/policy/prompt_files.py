@@ -46,17 +46,18 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def hold_out(prompts: list[str], share: float, *, seed: int) -> PromptTexts:
-    """Put a share of the distinct prompts aside; without any, evaluate on all.
+    """Put a share of the distinct prompts aside, one at least; of a share of 0, evaluate on all.
 
     Raises:
         UserError: If the share leaves nothing to train on.
     """
     distinct = list(dict.fromkeys(prompts))
     order = np.random.default_rng(seed).permutation(len(distinct))
-    count = round(share * len(distinct))
+    count = max(round(share * len(distinct)), share > 0)
     if count == len(distinct):
         raise UserError(
-            f"prompts.held_out: {share} leaves none of {len(distinct)} prompts to train on"
+            f"prompts.held_out: {share} leaves none of {len(distinct)} prompts to train on; give "
+            "more prompts, or 0, which evaluates on those that are trained on"
         )
     mixed = tuple(distinct[place] for place in order)
     return PromptTexts(mixed[count:], mixed[:count] or mixed)

@@ -148,14 +148,17 @@ def _score_texts(
     from paljax.policy.text_results import text_scores
 
     assert problem.texts is not None
+    assert config.prompts is not None
+    judged_on = "held-out prompts" if config.prompts.held_out else "prompts, all trained on"
     found = text_scores(config, problem, params, key)
     storage.write_table(run_dir / runs.SAMPLES, found.table)
     return {
         "problem": {
             "prompts": problem.num_prompts,
-            "held-out prompts": len(problem.texts.held_out),
+            judged_on: len(problem.texts.held_out),
             "rewards": problem.groups.matrix.shape[1],
         },
+        "remarks": list(problem.texts.remarks),
         "sampled": found.scores,
         "scores": found.scores,
         "comparisons": {results.REFERENCE: found.reference},
