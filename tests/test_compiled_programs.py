@@ -39,7 +39,7 @@ def finished(tmp_path, monkeypatch, quick_compilation):
     monkeypatch.setattr(
         loop, "epoch_program", lambda task: compiled.append(whole(task)) or compiled[-1]
     )
-    new_users._fit_linear.clear_cache()
+    new_users._fit_margins.clear_cache()
     assert train.main(["--config", "config.yaml", "--run-dir", "run"]) == 0
     return compiled
 
@@ -47,4 +47,4 @@ def finished(tmp_path, monkeypatch, quick_compilation):
 def test_a_refit_and_every_number_of_support_comparisons_share_programs(finished):
     # The shared reward learns in shuffled batches, of which a refit has more; it has K = 1.
     assert sum(program._cache_size() for program in set(finished)) == 3
-    assert new_users._fit_linear._cache_size() == 2
+    assert new_users._fit_margins._cache_size() == 2

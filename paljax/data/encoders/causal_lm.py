@@ -62,11 +62,14 @@ def open_language_model(
     Raises:
         UserError: If it is not there or can't be read.
     """
-    return _opened(source, tokenizer, revision)
+    return _opened(source, tokenizer, revision, Path.cwd())
 
 
 @cache
-def _opened(source: str, tokenizer: str | None, revision: str | None) -> LanguageModel:
+def _opened(
+    source: str, tokenizer: str | None, revision: str | None, folder: Path
+) -> LanguageModel:
+    """A model is read once for all that read by it; a relative source is one in its folder."""
     downloads = Path(os.environ.get(DATA_DIR_VARIABLE) or _DOWNLOADS).expanduser().absolute()
     return load_language_model(
         source,
