@@ -74,7 +74,6 @@ EXPERIMENTS = (
                 "evaluation.published_pal=false",
                 *OVERRIDES.get(name, ()),
             ),
-            seeds=3,
         )
         for name in CONVERSATIONS
     ),
