@@ -42,15 +42,24 @@ def rows_by_user(
 
     n is a power of two and at least `room`: what a program is compiled for serves other data too.
     """
+    by_user = _arrange(comparisons, num_users)
+    size = max(power_of_two(int(by_user.counts.max())), room)
+    block = _block(np.arange(num_users), by_user, weights, size)
+    return block.rows, block.mask
+
+
+class _ByUser(NamedTuple):
+    """Comparisons in the order of their users."""
+
+    order: NDArray[np.int64]  # [n] row numbers
+    first: NDArray[np.int64]  # [U] place of a user's first one in `order`
+    counts: NDArray[np.int64]  # [U] how many a user has
+
+
+def _arrange(comparisons: Comparisons, num_users: int) -> _ByUser:
     counts = np.bincount(comparisons.user, minlength=num_users)
-    size = max(power_of_two(int(counts.max())), room)
     order = np.argsort(comparisons.user, kind="stable")
-    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    rows = np.zeros((num_users, size), np.int32)
-    mask = np.zeros((num_users, size), np.float32)
-    rows[comparisons.user[order], place] = order
-    mask[comparisons.user[order], place] = weights[order]
-    return rows, mask
+    return _ByUser(order, np.cumsum(counts) - counts, counts)
 
 
 class UserBlock(NamedTuple):
@@ -82,14 +91,12 @@ def user_blocks(
     Returns:
         Blocks, each user in one of them.
     """
-    counts = np.bincount(comparisons.user, minlength=num_users)
-    largest = max(power_of_two(int(counts.max())), room)
+    by_user = _arrange(comparisons, num_users)
+    largest = max(power_of_two(int(by_user.counts.max())), room)
     sizes = [largest]
     while sizes[-1] // LONGER >= SHORTEST:
         sizes.append(sizes[-1] // LONGER)
-    size_of = np.array(sizes[::-1])[np.searchsorted(sizes[::-1], counts)]
-    order = np.argsort(comparisons.user, kind="stable")
-    first = np.cumsum(counts) - counts
+    size_of = np.array(sizes[::-1])[np.searchsorted(sizes[::-1], by_user.counts)]
     block_size = min(BLOCK, num_users)
     blocks = []
     for size in np.unique(size_of):
@@ -98,19 +105,15 @@ def user_blocks(
             some = mine[start : start + block_size]
             users = np.full(block_size, num_users)
             users[: len(some)] = some
-            blocks.append(_block(users, order, first, counts, weights, int(size)))
+            blocks.append(_block(users, by_user, weights, int(size)))
     return blocks
 
 
 def _block(
-    users: NDArray[np.int64],
-    order: NDArray[np.int64],
-    first: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    size: int,
+    users: NDArray[np.int64], by_user: _ByUser, weights: NDArray[np.float32], size: int
 ) -> UserBlock:
-    """A block of users whose comparisons are at `first` in `order`, so many as `counts`."""
+    """The comparisons of some users, or of padding, side by side."""
+    order, first, counts = by_user
     real = users < len(counts)
     safe = np.where(real, users, 0)
     present = np.arange(size) < np.where(real, counts[safe], 0)[:, None]

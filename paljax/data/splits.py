@@ -40,8 +40,7 @@ class Split(NamedTuple):
         """
         if not refit:
             return self.rows("train")
-        again = self.rows("train", REFIT)
-        return again if (self.part == REFIT).any() else self.rows("train", "validation")
+        return self.rows("train", REFIT if (self.part == REFIT).any() else "validation")
 
     def support(self, comparisons: Comparisons, shots: int) -> Comparisons:
         """Support comparisons of all unseen users; weight 0 for all but a user's first `shots`.
