@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -93,15 +92,6 @@ def begun(tmp_path_factory: Any, quick_compilation: None) -> Path:
         patch.setenv("PALJAX_DATA_DIR", str(folder / "data"))
         assert run(REWARD, "reward") == 0
     return folder
-
-
-@pytest.fixture
-def folder(begun: Path, tmp_path: Path, monkeypatch: Any) -> Path:
-    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PALJAX_DATA_DIR", str(tmp_path / "data"))
-    causal_lm._opened.cache_clear()
-    return tmp_path
 
 
 def drawn(texts: Sequence[str]) -> tuple[Any, Any]:

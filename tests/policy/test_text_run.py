@@ -17,7 +17,6 @@ from safetensors.numpy import load_file, save_file
 
 from paljax import locking, runs, stopping, train
 from paljax.config import load
-from paljax.data.encoders import causal_lm
 from paljax.networks import causal_lm as decoder
 from paljax.networks import huggingface, lora
 from paljax.policy.group_rewards import group_rewards
@@ -93,15 +92,6 @@ def begun(tmp_path_factory: Any, quick_compilation: None) -> Path:
         assert run(REWARD, "reward", folder) == 0
         assert run(POLICY, "straight", folder) == 0
     return folder
-
-
-@pytest.fixture
-def folder(begun: Path, tmp_path: Path, monkeypatch: Any) -> Path:
-    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PALJAX_DATA_DIR", str(tmp_path / "data"))
-    causal_lm._opened.cache_clear()
-    return tmp_path
 
 
 def configured(folder: Path, **changes: Any) -> Any:
