@@ -10,7 +10,7 @@ import pytest
 
 from paljax import runs
 from tests import killing
-from tests.policy.test_text_run import POLICY, begun, folder  # noqa: F401  (fixtures)
+from tests.policy.test_text_run import POLICY, begun  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 EPOCHS = 6
@@ -30,7 +30,7 @@ def assert_equal_runs(killed: Path, straight: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_bit_for_bit_as_the_straight_run(folder: Path) -> None:  # noqa: F811
+def test_a_killed_run_ends_bit_for_bit_as_the_straight_run(folder: Path) -> None:
     """Ten kills, wherever they hit."""
     config = POLICY | {"training": POLICY["training"] | {"epochs": EPOCHS}}  # type: ignore[operator]
     (folder / "run.yaml").write_text(json.dumps(config), encoding="utf-8")
