@@ -136,7 +136,7 @@ def _refuse_overlap(
             ],
         }
         if read_learned(options.run).votes:
-            found["are made of votes that are also"] = votes_of(dataset, model.levels)
+            found["are made of votes that are also"] = votes_of(dataset, model.item_encoder.levels)
         return found
 
     scored = judged(query)

@@ -37,7 +37,14 @@ REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 
 # Parts that a run's weights are fitted to, or that choose among its fits.
-LEARNED_FROM = ("train", "validation", "refit", "support")
+LEARNED_FROM = (
+    "train",
+    "validation",
+    "refit",
+    "support",
+    "validation_support",
+    "validation_query",
+)
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 

@@ -30,6 +30,8 @@ class RandomSplits(Section):
     query: PositiveShare = 0.34
     # Tasks of an unseen user that may be learned from, instead of the share that `query` leaves.
     support: PositiveInt | None = None
+    # Of seen users; until all is chosen they stand for people who join, and choose these's λ.
+    validation_users: Share = 0.0
     seed: Count = 0
 
 

@@ -165,6 +165,22 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _validation_users_choose(self) -> Self:
+        if not getattr(self.splits, "validation_users", 0):
+            return self
+        if not self.selection.refit:
+            raise ValueError(
+                "splits.validation_users: training sees them in the refit alone, and "
+                "selection.refit is false; set it to true, or splits.validation_users to 0"
+            )
+        if isinstance(self.learner, EMLearner):
+            raise ValueError(
+                "splits.validation_users: choose λ of people who join, and learner.name 'em' has "
+                "none; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _anchor_can_hold(self) -> Self:
         if not getattr(self.model, "anchored", False):
             return self

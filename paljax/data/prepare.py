@@ -10,10 +10,11 @@ from paljax.config import Config, FileData, PairsSection
 from paljax.data import builders, files
 from paljax.data.batches import Tables, place_tables
 from paljax.data.by_user import power_of_two
-from paljax.data.dataset import Dataset
+from paljax.data.dataset import Dataset, level_names
 from paljax.data.encoders import Encoder, fit_encoder
 from paljax.data.held_out import hold_out_items, hold_out_pairs, hold_out_topics, split_by_time
 from paljax.data.splits import (
+    VALIDATION_SUPPORT,
     Split,
     require_choices,
     require_training_data,
@@ -68,9 +69,12 @@ def prepare(config: Config, *, uses_prompts: bool) -> Prepared:
     dataset, split, vote_split = split_dataset(config, load_dataset(config))
     require_training_data(split)
     require_choices(split, dataset.comparisons)
-    train = dataset.comparisons.select(split.rows("train"))
+    train = dataset.comparisons.select(split.rows("train", VALIDATION_SUPPORT))
     appearing = np.concatenate([train.chosen, train.rejected])
-    item_encoder = fit_encoder(config.encoder, dataset.items, appearing)
+    appearing = appearing[~dataset.is_level(appearing)]
+    item_encoder = fit_encoder(
+        config.encoder, dataset.items, appearing, levels=level_names(dataset)
+    )
     prompt_encoder = None
     if uses_prompts:
         if dataset.prompts is None:

@@ -2,8 +2,11 @@
 
 Users are *seen* (they have training rows) or *unseen* (they join later). A seen user's tasks are
 divided among train, validation and test; an unseen user's among support, which the user may learn
-from, and query, on which the user is scored. Where the data are votes on single items, these are
-split, each a task of its own, and comparisons come after (`paljax.data.votes_to_pairs`).
+from, and query, on which the user is scored. *Validation users* stand for unseen ones until all is
+chosen: their tasks that are not for test are such a support and query, by which λ of people who
+join is chosen, and the refit learns from both as from any seen user's. Where the data are votes on
+single items, these are split, each a task of its own, and comparisons come after
+(`paljax.data.votes_to_pairs`).
 
 What holds out whole items, pairs, topics or times is in `paljax.data.held_out`.
 """
@@ -19,18 +22,26 @@ from paljax.errors import UserError
 PARTS = ("train", "validation", "test", "support", "query")
 # What the refit learns from beside the training part, where that is not the validation comparisons.
 REFIT = "refit"
+# Of validation users.
+VALIDATION_SUPPORT, VALIDATION_QUERY = "validation_support", "validation_query"
+SUPPORTS = ("support", VALIDATION_SUPPORT)  # parts whose rows arrive one by one
 UNUSED = "unused"  # a row that no part may have, as one with an item of training and one of test
+OTHER_PARTS = (VALIDATION_SUPPORT, VALIDATION_QUERY, REFIT, UNUSED)  # that many splits lack
 
 
 class Split(NamedTuple):
     """The part of every comparison, and the order in which support comparisons arrive."""
 
-    part: NDArray[np.object_]  # [n] a name in PARTS, REFIT or UNUSED
+    part: NDArray[np.object_]  # [n] one of the names above
     arrival: NDArray[np.int32]  # [n] place among the user's support rows, from 0; -1 elsewhere
 
     def rows(self, *parts: str) -> NDArray[np.int64]:
         """Row numbers of these parts, ascending."""
         return np.flatnonzero(np.isin(self.part, parts))
+
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts: those that every split has, and the others that this one has."""
+        return (*PARTS, *(part for part in OTHER_PARTS if len(self.rows(part))))
 
     def learned(self, *, refit: bool) -> NDArray[np.int64]:
         """Row numbers of what a seen user's model learns from, ascending.
@@ -40,14 +51,15 @@ class Split(NamedTuple):
         """
         if not refit:
             return self.rows("train")
-        return self.rows("train", REFIT if (self.part == REFIT).any() else "validation")
+        chosen_by = (REFIT,) if (self.part == REFIT).any() else ("validation", VALIDATION_QUERY)
+        return self.rows("train", VALIDATION_SUPPORT, *chosen_by)
 
-    def support(self, comparisons: Comparisons, shots: int) -> Comparisons:
+    def support(self, comparisons: Comparisons, shots: int, part: str = "support") -> Comparisons:
         """Support comparisons of all unseen users; weight 0 for all but a user's first `shots`.
 
         Every number of shots gives arrays of the same shapes, and so shares a compiled fit.
         """
-        rows = self.rows("support")
+        rows = self.rows(part)
         pool = comparisons.select(rows)
         return pool._replace(weight=np.where(self.arrival[rows] < shots, pool.weight, 0))
 
@@ -79,6 +91,7 @@ def split_at_random(
     query: float,
     seed: int,
     support: int | None = None,
+    validation_users: float = 0.0,
 ) -> Split:
     """Split by user, and by choice task inside each user.
 
@@ -96,6 +109,8 @@ def split_at_random(
         support: Tasks (votes, where the data are votes) of an unseen user that may be learned from;
             all others are scored, and `query` plays no part. Users with no more tasks than that are
             never unseen. None: the share that `query` leaves.
+        validation_users: Share of seen users who stand for unseen ones until all is chosen, in
+            [0, 1); what they have beside their test tasks is shared as an unseen user's.
 
     Returns:
         The split.
@@ -110,6 +125,7 @@ def split_at_random(
     user_of_task[rows.task] = rows.user
     num_tasks = np.bincount(user_of_task, minlength=num_users)
     unseen = _unseen(generator, num_tasks, round(unseen_users * num_users), support)
+    standing_in = _standing_in(num_tasks, unseen, validation_users, test, support, seed)
     order = np.lexsort((generator.random(len(user_of_task)), user_of_task))
     tasks_of_user = np.split(order, np.cumsum(num_tasks)[:-1])
 
@@ -119,20 +135,55 @@ def split_at_random(
         rank_of_task[tasks] = np.arange(len(tasks))
         dither = generator.random(2)
         if unseen[user]:
-            num_query = max(1, int(query * len(tasks) + dither[0]))
-            if support is not None:
-                num_query = len(tasks) - support
+            num_query = _num_query(len(tasks), query, support, dither[0])
             part_of_task[tasks] = "support"
             part_of_task[tasks[:num_query]] = "query"
+            continue
+        num_test = min(int(test * len(tasks) + dither[0]), len(tasks) - 1)
+        left = tasks[num_test:]
+        part_of_task[tasks[:num_test]] = "test"
+        if standing_in[user]:
+            num_query = _num_query(len(left), query, support, dither[1])
+            part_of_task[left] = VALIDATION_SUPPORT
+            part_of_task[left[:num_query]] = VALIDATION_QUERY
         else:
-            num_test = min(int(test * len(tasks) + dither[0]), len(tasks) - 1)
-            num_validation = int(validation * len(tasks) + dither[1])
-            num_validation = min(num_validation, len(tasks) - 1 - num_test)
-            part_of_task[tasks] = "train"
-            part_of_task[tasks[:num_test]] = "test"
-            part_of_task[tasks[num_test : num_test + num_validation]] = "validation"
+            num_validation = min(int(validation * len(tasks) + dither[1]), len(left) - 1)
+            part_of_task[left] = "train"
+            part_of_task[left[:num_validation]] = "validation"
     part = part_of_task[rows.task]
     return Split(part, _arrivals(rows.user, part, rank_of_task[rows.task]))
+
+
+def _num_query(num_tasks: int, query: float, support: int | None, dither: float) -> int:
+    """How many of the tasks of a user who joins are scored: all beyond `support`, or a share."""
+    if support is not None:
+        return num_tasks - support
+    return max(1, int(query * num_tasks + dither))
+
+
+def _standing_in(
+    num_tasks: NDArray[np.int64],
+    unseen: NDArray[np.bool_],
+    share: float,
+    test: float,
+    support: int | None,
+    seed: int,
+) -> NDArray[np.bool_]:
+    """Which seen users are validation users: of those whose tasks are enough for it."""
+    seen = np.flatnonzero(~unseen)
+    wanted = round(share * len(seen))
+    most_test = np.minimum(np.floor(test * num_tasks + 1), num_tasks - 1)
+    enough = seen[num_tasks[seen] - most_test[seen] > (support or 1)]
+    if len(enough) < wanted:
+        raise UserError(
+            f"splits.validation_users: wants {wanted} users with more tasks, beside the test, "
+            f"than {support or 1}, and {len(enough)} have; give less validation_users or support"
+        )
+    # A generator of its own: who is unseen, and what is for test, depends on nothing here.
+    chosen = np.random.default_rng([seed, 1]).permutation(enough)[:wanted]
+    standing_in = np.zeros(len(num_tasks), bool)
+    standing_in[chosen] = True
+    return standing_in
 
 
 def _unseen(
@@ -199,7 +250,7 @@ def require_choices(split: Split, comparisons: Comparisons) -> None:
         raise UserError(
             "splits: every comparison for 'train' has weight 0; nothing can be learned from them"
         )
-    for part in ("validation", "test", "query"):
+    for part in ("validation", "test", "query", VALIDATION_QUERY):
         ties = comparisons.tie[split.rows(part)]
         if len(ties) and ties.all():
             raise UserError(
@@ -212,7 +263,7 @@ def _arrivals(
 ) -> NDArray[np.int32]:
     """Number every user's support rows by rank, rows of one rank by their place in the file."""
     arrival = np.full(len(part), -1, np.int32)
-    support = np.flatnonzero(part == "support")
+    support = np.flatnonzero(np.isin(part, SUPPORTS))
     order = support[np.lexsort((support, rank[support], user[support]))]
     users = user[order]
     starts = np.flatnonzero(np.diff(users, prepend=-1))

@@ -18,13 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paljax.data.dataset import Comparisons, Dataset, Votes
-from paljax.data.splits import PARTS, REFIT, Split
+from paljax.data.splits import (
+    PARTS,
+    REFIT,
+    SUPPORTS,
+    VALIDATION_QUERY,
+    VALIDATION_SUPPORT,
+    Split,
+)
 from paljax.errors import UserError
 
 Passes = Literal["drop", "middle", "lowest"]
 LearnFrom = Literal["pairs", "votes"]
 
-LEARNED_FROM = ("train", "validation", "support")  # parts whose votes are compared with levels
+# Parts whose pairs are scored, and those whose votes are learned from, now or by the refit.
+SCORED = ("validation", "test", "query", VALIDATION_QUERY)
+LEARNED_FROM = ("train", "validation", *SUPPORTS, VALIDATION_QUERY)
+
+ALL = (*PARTS, VALIDATION_SUPPORT, VALIDATION_QUERY)  # a part's place seeds its pairs
 
 # The one level of votes that are yes or no; who joins later sends votes as comparisons with it.
 NEUTRAL = "neither liked nor disliked"
@@ -86,8 +97,8 @@ def votes_to_pairs(
             are made by pairs of the validation part; the refit learns from its votes, which are
             comparisons of the part `REFIT`.
         num_levels: L, in equal distances inside the scale: one is its middle. A vote is L rows of
-            one task, whether it is above each level: a composite likelihood of a rating, whose L
-            answers count as independent. λ then counts comparisons with levels.
+            one task, whether it is above each level, each of weight 1 / L: a composite likelihood
+            of a rating, in which λ counts votes.
         seed: Of the choice of pairs; a user's pairs depend on nothing else.
 
     Returns:
@@ -100,11 +111,10 @@ def votes_to_pairs(
     votes = dataset.votes
     assert votes is not None
     vote_split = split_votes(dataset)
-    scored = ("validation", "test", "query")
     pairs = _pairs(
         votes,
         vote_split,
-        scored if learn_from == "votes" else PARTS,
+        SCORED if learn_from == "votes" else ALL,
         least=least_difference,
         most=most_per_user,
         seed=seed,
@@ -117,7 +127,7 @@ def votes_to_pairs(
     rows = rows.select(np.argsort(votes.user[rows.vote], kind="stable"))
     return Paired(
         dataset._replace(
-            comparisons=_comparisons(votes, rows),
+            comparisons=_comparisons(dataset, rows),
             group=None if votes.group is None else votes.group[rows.vote],
         ),
         Split(rows.part, rows.arrival),
@@ -151,11 +161,11 @@ def _pairs(
     pairs = [np.zeros((0, 2), np.int64)]
     for part in parts:
         for mine in _by_user(votes, np.flatnonzero(split.part == part)):
-            if part == "support":
+            if part in SUPPORTS:
                 mine = mine[np.argsort(split.arrival[mine], kind="stable")]
                 pairs.append(_first_complete(mine, votes.value[mine], least, most))
             else:
-                place = PARTS.index(part)
+                place = ALL.index(part)
                 generator = np.random.default_rng([seed, place, int(votes.user[mine[0]])])
                 mine = generator.permutation(mine)
                 pairs.append(_round_by_round(mine, votes.value[mine], least, most))
@@ -254,7 +264,8 @@ def _against_levels(
     level = np.tile(np.arange(len(levels)), len(voted))
     other = (num_items - len(levels) + level).astype(np.int32)
     higher, same = value > levels[level], np.isclose(value, levels[level])
-    part = np.where(split.part[vote] == "validation", REFIT, split.part[vote])
+    chosen_by = np.isin(split.part[vote], ("validation", VALIDATION_QUERY))
+    part = np.where(chosen_by, REFIT, split.part[vote])
     return _Rows(
         vote,
         np.where(higher, item, other),
@@ -271,14 +282,17 @@ def _both(first: _Rows, second: _Rows) -> _Rows:
     return _Rows(*map(np.concatenate, fields))
 
 
-def _comparisons(votes: Votes, rows: _Rows) -> Comparisons:
+def _comparisons(dataset: Dataset, rows: _Rows) -> Comparisons:
+    """The rows as comparisons; those of one vote with levels weigh as much as a pair together."""
     count = len(rows.vote)
+    assert dataset.votes is not None
+    with_level = dataset.is_level(rows.chosen) | dataset.is_level(rows.rejected)
     return Comparisons(
-        user=votes.user[rows.vote],
+        user=dataset.votes.user[rows.vote],
         prompt=np.full(count, -1, np.int32),
         chosen=rows.chosen,
         rejected=rows.rejected,
-        weight=np.ones(count, np.float32),
+        weight=np.where(with_level, 1 / max(dataset.num_levels, 1), 1).astype(np.float32),
         tie=rows.tie,
         task=np.unique(rows.task, return_inverse=True)[1].astype(np.int32),
     )

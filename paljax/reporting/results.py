@@ -62,13 +62,26 @@ class Gain(BaseModel):
     test: Difference
 
 
-class Candidate(BaseModel):
-    """One setting that was tried on validation data."""
+class Tried(BaseModel):
+    """A prior strength that was tried on validation data."""
 
-    num_prototypes: int
     prior_strength: Number = None
     validation_nll: Number = None
     validation_accuracy: Fraction = None
+
+
+class Candidate(Tried):
+    """A model that was tried on validation data."""
+
+    num_prototypes: int
+
+
+class Joining(BaseModel):
+    """The prior strength of people who join, and what validation users say of each."""
+
+    prior_strength: Number = None
+    candidates: list[Tried] = []
+    num_users: int = 0
 
 
 class Selection(BaseModel):
@@ -78,6 +91,7 @@ class Selection(BaseModel):
     num_prototypes: int
     prior_strength: Number = None
     candidates: list[Candidate] = []
+    joining: Joining = Joining()
 
 
 class Metrics(BaseModel):
@@ -327,7 +341,7 @@ def _splits(file: Path) -> Mapping[str, tuple[int, int]]:
     members: dict[str, list[str]] = {}
     for split, user in zip(table["split"], table["user_id"], strict=True):
         members.setdefault(str(split), []).append(str(user))
-    order = {"train": 0, "validation": 1, "test": 2, "support": 3, "query": 4}
+    order = {"train": 0, "validation": 1, "refit": 2, "test": 3, "support": 4, "query": 5}
     names = sorted(members, key=lambda split: (order.get(split, len(order)), split))
     return {split: (len(members[split]), len(set(members[split]))) for split in names}
 

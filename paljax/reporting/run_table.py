@@ -3,8 +3,16 @@
 from paljax.reporting import page
 from paljax.reporting.drawing import percent
 from paljax.reporting.page import Html
-from paljax.reporting.results import Candidate, Run, config_values
+from paljax.reporting.results import Run, Tried, config_values
 from paljax.reporting.wording import display_name, estimate, subject
+
+# Parts of a split whose names don't say what they are.
+PARTS = {
+    "refit": "refit (votes of validation)",
+    "validation_support": "validation users, learned from",
+    "validation_query": "validation users, scored",
+    "unused": "unused (items of two parts)",
+}
 
 
 def run_table(run: Run) -> Html:
@@ -28,7 +36,7 @@ def run_table(run: Run) -> Html:
         for title, facts in columns if facts
     )  # fmt: skip
     parts = [Html(f'<div class="columns">{tables}{_split_table(run)}</div>'), _selection(run)]
-    parts.append(_before_refit(run))
+    parts += [_joining(run), _before_refit(run)]
     rows = [[key, value] for key, value in values.items()]
     everything = page.table("config.yaml, resolved", ["Key", "Value"], rows)
     everything = Html(f'<div class="facts long">{everything}</div>')
@@ -45,7 +53,10 @@ def duration(key: str) -> str:
 def _split_table(run: Run) -> Html:
     if not run.splits:
         return Html("")
-    rows = [[split, f"{n:,}", f"{users:,}"] for split, (n, users) in run.splits.items()]
+    rows = [
+        [PARTS.get(split, split), f"{n:,}", f"{users:,}"]
+        for split, (n, users) in run.splits.items()
+    ]
     return page.table("Data by split", ["Split", "Comparisons", "People"], rows)
 
 
@@ -55,7 +66,7 @@ def _selection(run: Run) -> Html:
         return Html("")
     strengths = sorted({c.prior_strength or 0.0 for c in selection.candidates})
     counts = sorted({c.num_prototypes for c in selection.candidates})
-    # Several weight decays of the shared reward share a cell, which shows the best.
+    # Several weight decays share a cell, which shows the best.
     by_loss = sorted(selection.candidates, key=lambda c: -(c.validation_nll or 0.0))
     cells = {(c.num_prototypes, c.prior_strength or 0.0): c for c in by_loss}
     chosen = (selection.num_prototypes, selection.prior_strength or 0.0)
@@ -70,6 +81,23 @@ def _selection(run: Run) -> Html:
     return page.table(caption, header, rows)
 
 
+def _joining(run: Run) -> Html:
+    selection = run.metrics.selection
+    if selection is None or not selection.joining.candidates:
+        return Html("")
+    joining = selection.joining
+    cells = [
+        _candidate(tried, tried.prior_strength == joining.prior_strength)
+        for tried in joining.candidates
+    ]
+    header = ["", *(f"λ = {tried.prior_strength:g}" for tried in joining.candidates)]
+    caption = (
+        f"λ of people who join, chosen by {joining.num_users:,} validation users, from whom the "
+        "model had learned nothing then"
+    )
+    return page.table(caption, header, [["Log loss", *cells]])
+
+
 def _before_refit(run: Run) -> Html:
     rows = []
     for model, scores in run.metrics.before_refit.items():
@@ -82,7 +110,7 @@ def _before_refit(run: Run) -> Html:
     return page.table(caption, ["Model", "Accuracy on held-out choices"], rows)
 
 
-def _candidate(candidate: Candidate | None, chosen: bool) -> str:
+def _candidate(candidate: Tried | None, chosen: bool) -> str:
     if candidate is None or candidate.validation_nll is None:
         return "–"
     loss = f"{candidate.validation_nll:.4f}"

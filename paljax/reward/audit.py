@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from paljax.data.dataset import Comparisons, Table
 from paljax.data.encoders.format import format_features
 from paljax.data.prepare import Prepared
-from paljax.data.splits import REFIT
+from paljax.data.splits import REFIT, VALIDATION_QUERY, VALIDATION_SUPPORT
 from paljax.evaluation import accuracy_gain, correctness, mean_over_users
 from paljax.reward import baselines
 from paljax.reward.predictors import Predictor
 from paljax.reward.results import Scored
 
 # Parts that must not share a comparison: what is learned from, and what is scored.
+_LEARNED = ("train", "validation", VALIDATION_SUPPORT, VALIDATION_QUERY)
 APART = {
-    "train_test": (("train", "validation", REFIT), ("test",)),
+    "train_test": ((*_LEARNED, REFIT), ("test",)),
     "support_query": (("support",), ("query",)),
 }
 
@@ -59,7 +60,8 @@ def audit(
     """
     settings = {"resamples": resamples, "seed": seed}
     test = scored.test
-    shuffled = model.seen(test._replace(user=_others(test.user, seed)[test.user]))
+    others = _others(test.user, len(prepared.dataset.users), seed)
+    shuffled = model.seen(test._replace(user=others[test.user]))
     swapped = correctness(model.seen(_swapped(test)))
     return {
         "label_swap": {
@@ -78,7 +80,7 @@ def audit(
         "repeated_pairs": _repeated_pairs(prepared, test, model),
         "ties": {
             part: int(prepared.dataset.comparisons.tie[prepared.split.rows(part)].sum())
-            for part in ("train", "validation", "test", "support", "query")
+            for part in prepared.split.parts()
         },
     }
 
@@ -163,7 +165,7 @@ def _flip_rate(
 
 
 def _repeated_pairs(prepared: Prepared, test: Comparisons, model: Predictor) -> dict[str, Any]:
-    again = repeated(prepared, test, "train", "validation")
+    again = repeated(prepared, test, *_LEARNED)
     correct = correctness(model.seen(test))[~again]
     accuracy = float(correct.mean()) if len(correct) else None
     return {"n": int(again.sum()), "accuracy_on_others": accuracy}
@@ -173,11 +175,16 @@ def _swapped(comparisons: Comparisons) -> Comparisons:
     return comparisons._replace(chosen=comparisons.rejected, rejected=comparisons.chosen)
 
 
-def _others(users: NDArray[np.int32], seed: int) -> NDArray[np.int32]:
-    """For every user another one among those who are scored: nobody stays who they are."""
+def _others(users: NDArray[np.int32], num_users: int, seed: int) -> NDArray[np.int32]:
+    """For every user another one: nobody stays who they are, where there is anybody else.
+
+    Of those who are scored, who can be known as well as they are; where one alone is, of all.
+    """
     present = np.unique(users)
+    if len(present) == 1:
+        present = np.arange(num_users, dtype=users.dtype)
     order = np.random.default_rng((seed, 1)).permutation(present)
-    others = np.zeros(int(present.max()) + 1, users.dtype)
+    others = np.zeros(num_users, users.dtype)
     others[order] = np.roll(order, 1)
     return others
 

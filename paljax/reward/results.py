@@ -12,7 +12,6 @@ from paljax.config import Config
 from paljax.data.dataset import Comparisons
 from paljax.data.identities import comparison_ids, task_ids, vote_ids
 from paljax.data.prepare import Prepared
-from paljax.data.splits import PARTS, REFIT, UNUSED
 from paljax.evaluation import Scores, accuracy_by_user, accuracy_gain, calibration, score
 from paljax.matching import label_of_user, match_groups
 from paljax.reward.fits import Candidate
@@ -166,7 +165,6 @@ def count_parameters(trained: Trained) -> dict[str, int]:
 def data_counts(prepared: Prepared) -> dict[str, Any]:
     """How many comparisons, users and items there are, and how they were split."""
     dataset, split = prepared.dataset, prepared.split
-    parts = (*PARTS, *(part for part in (REFIT, UNUSED) if len(split.rows(part))))
     votes = {} if dataset.votes is None else {"votes": len(dataset.votes.user)}
     return votes | {
         "comparisons": len(dataset.comparisons.user),
@@ -176,7 +174,7 @@ def data_counts(prepared: Prepared) -> dict[str, Any]:
         "ties": int(dataset.comparisons.tie.sum()),
         "dropped": dataset.dropped,
         "encoding": prepared.remarks,
-        "split": {part: len(split.rows(part)) for part in parts},
+        "split": {part: len(split.rows(part)) for part in split.parts()},
         "facts": dataset.facts,
     }
 

@@ -29,6 +29,7 @@ from paljax.reward.fits import (
     prefer_shared,
     refit,
 )
+from paljax.reward.joining import Joining, choose_joining
 from paljax.reward.predictors import Predictor, constant, predict_with
 from paljax.reward.published import as_published
 from paljax.reward.trained_model import save_model, save_parameters
@@ -47,6 +48,7 @@ class Fits(NamedTuple):
     shared_chosen: Candidate  # the baseline
     shared_final: Candidate
     published: Candidate | None  # PAL with its authors' settings, where it is asked for
+    joining: Joining  # λ of people who join, which the model that is reported has
 
 
 def run(config: Config, run_dir: Path) -> None:
@@ -151,7 +153,8 @@ def _evaluate(config: Config, prepared: Prepared, fits: Fits) -> Outcome:
             other: {key: result[key] for key in ("test", "unseen")}
             for other, result in before_refit.items()
         },
-        "selection": results.selection(fits.candidates, fits.shared_candidates, fits.chosen),
+        "selection": results.selection(fits.candidates, fits.shared_candidates, fits.chosen)
+        | {"joining": fits.joining.told()},
         "audit": checked,
         "groups": scored.grouped_by,
         "data": results.data_counts(prepared),
@@ -191,13 +194,21 @@ def _fit(fitting: Fitting) -> Fits:
     if config.selection.personalize == "auto" and prefer_shared(fitting, shared, chosen):
         chosen = shared
     theirs = _fit_published(fitting) if config.evaluation.published_pal else None
+    joining = choose_joining(fitting, chosen)
     if not config.selection.refit:
-        return Fits(candidates, all_shared, chosen, chosen, shared, shared, theirs)
+        final = _for_joining(chosen, joining)
+        return Fits(candidates, all_shared, chosen, final, shared, shared, theirs, joining)
     shared_final = refit(fitting, f"{BASELINE} refit", shared)
     final = shared_final
     if chosen is not shared:
         final = refit(_anchored(fitting, shared_final), f"{name} refit", chosen)
-    return Fits(candidates, all_shared, chosen, final, shared, shared_final, theirs)
+        final = _for_joining(final, joining)
+    return Fits(candidates, all_shared, chosen, final, shared, shared_final, theirs, joining)
+
+
+def _for_joining(fitted: Candidate, joining: Joining) -> Candidate:
+    """The model as people who join meet it; weights of those it has seen are solved already."""
+    return fitted._replace(trained=fitted.trained._replace(prior_strength=joining.prior_strength))
 
 
 def _anchored(fitting: Fitting, shared: Candidate) -> Fitting:
@@ -235,9 +246,9 @@ def _predictors(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Pre
     predictors["item_majority"] = baselines.item_majority(rows, len(prepared.dataset.items))
     if prepared.dataset.votes is not None and intercepts.are_yes_no(prepared.dataset.votes):
         assert prepared.vote_split is not None
-        parts = ("train", "validation") if config.selection.refit else ("train",)
+        voted = prepared.vote_split.learned(refit=config.selection.refit)
         predictors["user_and_item_intercepts"] = intercepts.user_and_item_intercepts(
-            prepared.dataset.votes.select(prepared.vote_split.rows(*parts)),
+            prepared.dataset.votes.select(voted),
             num_users=len(prepared.dataset.users),
             num_items=len(prepared.dataset.items),
         )

@@ -14,7 +14,7 @@ from paljax import runs, storage
 from paljax.checkpoints import Checkpoints, DamagedError
 from paljax.config import Config
 from paljax.data.batches import Tables
-from paljax.data.dataset import Dataset, level_names
+from paljax.data.dataset import Dataset
 from paljax.data.encoders import Encoder, encoder_from_json
 from paljax.data.files import Responses
 from paljax.data.prepare import Prepared, encode_tables, encoding_remarks
@@ -35,7 +35,6 @@ class TrainedModel(NamedTuple):
     prompt_encoder: Encoder | None
     user_weights: dict[str, NDArray[np.float32]]  # by user id, [K] each
     user_labels: dict[str, str]  # the data's own group label by user id, where there is one
-    levels: tuple[str, ...] = ()  # texts that votes were compared with
 
     def encode(self, dataset: Dataset) -> Tables:
         """Inputs of a data set's items and prompts, as the model was trained to read them."""
@@ -69,7 +68,6 @@ def save_model(run_dir: Path, trained: Trained, prepared: Prepared, *, shared: b
         "shared": shared,
         "num_prototypes": trained.model.num_prototypes,
         "prior_strength": trained.prior_strength,
-        "levels": level_names(prepared.dataset),
         "item_encoder": prepared.item_encoder.to_json(),
         "prompt_encoder": None if prompt_encoder is None else prompt_encoder.to_json(),
     }
@@ -124,7 +122,6 @@ def load_model(run_dir: Path) -> TrainedModel:
         prompt_encoder=prompt_encoder,
         user_weights=user_weights,
         user_labels=_user_labels(run_dir / runs.USERS),
-        levels=tuple(record.get("levels", ())),
     )
 
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from paljax.data.dataset import Dataset, assemble
-from paljax.data.splits import require_training_data, split_at_random, split_by_column
+from paljax.data.splits import (
+    VALIDATION_QUERY,
+    VALIDATION_SUPPORT,
+    require_training_data,
+    split_at_random,
+    split_by_column,
+)
 from paljax.errors import UserError
 
 SHARES = {"validation": 0.2, "test": 0.2, "unseen_users": 0.25, "query": 0.34}
@@ -100,3 +106,39 @@ def test_a_split_without_test_rows_is_refused():
     data = dataset(num_users=2, tasks=1, pairs=1, split=["train", "validation"])
     with pytest.raises(UserError, match="no comparison is left for 'test'"):
         require_training_data(split_by_column(data))
+
+
+@pytest.mark.parametrize("support", [None, 4])
+def test_validation_users_stand_for_those_who_join(support):
+    data = dataset()
+    without, split = (
+        split_at_random(data, **SHARES, seed=0, support=support, validation_users=share)
+        for share in (0.0, 0.2)
+    )
+    # Who is unseen and what is scored in the end is as it was.
+    for part in ("test", "support", "query"):
+        np.testing.assert_array_equal(split.rows(part), without.rows(part))
+    np.testing.assert_array_equal(split.learned(refit=True), without.learned(refit=True))
+
+    standing_in = np.unique(data.comparisons.user[split.rows(VALIDATION_QUERY)])
+    assert len(standing_in) == 6  # a fifth of the 30 seen users
+    others = np.unique(data.comparisons.user[split.rows("train", "validation")])
+    assert len(others) == 24
+    assert not np.intersect1d(standing_in, others).size
+    for user in standing_in:
+        mine = data.comparisons.user == user
+        assert set(split.part[mine]) == {VALIDATION_SUPPORT, VALIDATION_QUERY, "test"}
+        given = data.comparisons.task[mine & (split.part == VALIDATION_SUPPORT)]
+        scored = data.comparisons.task[mine & (split.part == VALIDATION_QUERY)]
+        assert not np.intersect1d(given, scored).size
+        if support is not None:
+            assert len(np.unique(given)) == support
+    arrived = split.arrival[split.rows(VALIDATION_SUPPORT)]
+    assert np.bincount(arrived)[0] == 6
+    pool = split.support(data.comparisons, 2, VALIDATION_SUPPORT)
+    assert set(np.bincount(pool.user[pool.weight > 0])) == {0, 2}
+
+
+def test_more_validation_users_than_can_be_are_refused():
+    with pytest.raises(UserError, match=r"splits\.validation_users: wants 15 users.*and 0 have"):
+        split_at_random(dataset(), **SHARES, seed=0, support=11, validation_users=0.5)

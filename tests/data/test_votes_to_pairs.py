@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from paljax.data.dataset import Dataset, assemble_votes
-from paljax.data.splits import PARTS, REFIT, Split, split_at_random
+from paljax.data.splits import (
+    PARTS,
+    REFIT,
+    VALIDATION_QUERY,
+    VALIDATION_SUPPORT,
+    Split,
+    split_at_random,
+)
 from paljax.data.votes_to_pairs import NEUTRAL, votes_to_pairs
 from paljax.errors import UserError
 
@@ -282,6 +289,32 @@ def test_n_shots_of_votes_are_a_users_first_n_votes():
         }
 
 
+@pytest.mark.parametrize("learn_from", ["pairs", "votes"])
+def test_votes_of_validation_users_are_shared_as_those_of_users_who_join(learn_from):
+    split = partial(split_at_random, **SHARES, support=12, validation_users=0.3)
+    paired = votes_to_pairs(ballots(passes=0.0), split, learn_from=learn_from)
+    found = votes_by_part(paired.dataset, paired.split.part)
+    neutral = len(paired.dataset.items) - 1 if learn_from == "votes" else -1
+    found = {
+        part: {(user, item) for user, item in votes if item != neutral}
+        for part, votes in found.items()
+    }
+    apart = [set(PARTS), {VALIDATION_SUPPORT, VALIDATION_QUERY, "test"}]
+    for parts in apart:
+        votes = [found[part] for part in parts]
+        assert sum(map(len, votes)) == len(set().union(*votes))
+    if learn_from == "votes":
+        # Their scored votes are learned from once all is chosen.
+        assert found[VALIDATION_QUERY] <= found[REFIT]
+        assert not found[VALIDATION_SUPPORT] & found[REFIT]
+    pool = paired.split.support(paired.dataset.comparisons, 5, VALIDATION_SUPPORT)
+    given = votes_by_part(paired.dataset._replace(comparisons=pool.select(pool.weight > 0)),
+                          np.full((pool.weight > 0).sum(), "given", object))["given"]  # fmt: skip
+    users, counts = np.unique([user for user, item in given if item != neutral], return_counts=True)
+    assert len(users) == 4
+    assert set(counts) <= ({5} if learn_from == "votes" else {2, 3, 4, 5})
+
+
 def test_a_rating_is_compared_with_every_level():
     parts = np.array(["train"] * 4 + ["validation"] * 2, object)
     split = Split(parts, np.full(6, -1, np.int32))
@@ -296,7 +329,10 @@ def test_a_rating_is_compared_with_every_level():
         won[paired.dataset.items[item]].append((level, 0.5 if tie else float(chosen == item)))
     levels = {item: [score for _, score in sorted(scores)] for item, scores in won.items()}
     assert levels == {"a": [0, 0, 0], "b": [1, 1, 1], "c": [1, 0.5, 0], "d": [1, 0, 0]}
-    # The rows of one vote are one task.
+    # The rows of one vote are one task, and together they weigh as much as a pair.
+    np.testing.assert_allclose(np.bincount(rows.task, rows.weight)[np.unique(rows.task)], 1)
+    scored = paired.dataset.comparisons.select(paired.split.part == "validation")
+    np.testing.assert_array_equal(scored.weight, 1)
     assert sorted(np.bincount(rows.task)[np.unique(rows.task)]) == [3, 3, 3, 3]
 
 

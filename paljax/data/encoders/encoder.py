@@ -3,6 +3,7 @@
 N items, D numbers in all parts together.
 """
 
+import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
@@ -39,6 +40,9 @@ class Encoder(NamedTuple):
     """A fitted encoder."""
 
     parts: dict[str, Part]  # by name, in the order of their numbers
+    # Texts that votes are compared with: each has a number of its own behind those of the parts,
+    # which is 0 for all items, and nothing of what its text says.
+    levels: tuple[str, ...] = ()
 
     def encode(self, table: Table) -> Inputs:
         """Inputs of these items for a model.
@@ -52,11 +56,13 @@ class Encoder(NamedTuple):
         Raises:
             UserError: If the items are of another kind or width.
         """
-        return _side_by_side([part.encode(table) for part in self.parts.values()])
+        inputs = _side_by_side([part.encode(table) for part in self.parts.values()])
+        return inputs if not self.levels else _with_levels(inputs, table, self.levels)
 
     def blank(self) -> Inputs:
         """Inputs of one item that is all zeros, to know widths by."""
-        return _side_by_side([part.blank() for part in self.parts.values()])
+        inputs = _side_by_side([part.blank() for part in self.parts.values()])
+        return inputs if not self.levels else _with_levels(inputs, ("",), self.levels)
 
     def learned_vectors(self) -> tuple[int, int] | None:
         """Number and width of the learned vectors, None without."""
@@ -79,24 +85,30 @@ class Encoder(NamedTuple):
                 blank = part.blank()
                 features = blank.features if isinstance(blank, VectorInputs) else blank
                 changes.append(np.zeros(features.shape[1], np.float32))
-        return np.concatenate(changes)
+        return np.concatenate([*changes, np.zeros(len(self.levels), np.float32)])
 
     def remarks(self, table: Table) -> dict[str, int]:
         """How many items could not be read as they are, by part and reason."""
-        return {
+        remarks = {
             f"{name}: {reason}": count
             for name, part in self.parts.items()
             for reason, count in part.remarks(table).items()
         }
+        misspelt = sum(_nearly_is(text, self.levels) for text in table) if self.levels else 0
+        if misspelt:
+            remarks[f"read as items, almost the level {self.levels[0]!r}"] = misspelt
+        return remarks
 
     def to_json(self) -> dict[str, Any]:
         """What `encoder_from_json` reads back."""
-        return {"parts": {name: part.to_json() for name, part in self.parts.items()}}
+        parts = {name: part.to_json() for name, part in self.parts.items()}
+        return {"parts": parts, "levels": list(self.levels)}
 
 
 def encoder_from_json(record: dict[str, Any]) -> Encoder:
     """The encoder that `Encoder.to_json` wrote."""
-    return Encoder({name: PARTS[name].from_json(held) for name, held in record["parts"].items()})
+    parts = {name: PARTS[name].from_json(held) for name, held in record["parts"].items()}
+    return Encoder(parts, tuple(record["levels"]))
 
 
 def fit_encoder(
@@ -104,6 +116,7 @@ def fit_encoder(
     table: Table,
     training_rows: NDArray[np.int32],
     *,
+    levels: tuple[str, ...] = (),
     key: str = "encoder",
 ) -> Encoder:
     """Learn an encoder from the items of the training comparisons.
@@ -112,6 +125,8 @@ def fit_encoder(
         configs: The encoders to concatenate, at most one of a kind.
         table: All distinct items.
         training_rows: Rows of the table, one for every time that an item appears in training.
+        levels: Of the table's texts those that are no items but levels that votes are compared
+            with; none is in `training_rows`.
         key: Of the configuration, to name in errors.
 
     Returns:
@@ -127,7 +142,8 @@ def fit_encoder(
         {
             name: PARTS[name].fit(config, table, training_rows, key)
             for name, config in by_name.items()
-        }
+        },
+        levels,
     )
 
 
@@ -143,3 +159,21 @@ def _side_by_side(inputs: Sequence[Inputs]) -> Inputs:
             blocks.append(part)
     features = np.concatenate(blocks, axis=1)
     return features if ids is None else VectorInputs(features, ids)
+
+
+def _with_levels(inputs: Inputs, table: Table, levels: tuple[str, ...]) -> Inputs:
+    """Add a number for each level, as large for it as a standardised item's vector is long."""
+    features, ids = inputs if isinstance(inputs, VectorInputs) else (inputs, None)
+    is_level = np.array(table, object)[:, None] == np.array(levels, object)
+    length = max(np.sqrt(features.shape[1]), 1.0)
+    none = is_level.any(axis=1, keepdims=True)
+    features = np.concatenate([np.where(none, 0, features), length * is_level], axis=1)
+    features = features.astype(np.float32)
+    return features if ids is None else VectorInputs(features, np.where(none[:, 0], -1, ids))
+
+
+def _nearly_is(text: str, levels: tuple[str, ...]) -> bool:
+    """Whether a text is one of the levels but for a slip, as of a letter or in case."""
+    if text in levels or abs(len(text) - len(levels[0])) > 2:
+        return False
+    return bool(difflib.get_close_matches(text.casefold().strip(), levels, 1, cutoff=0.95))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from paljax.data.encoders import ItemId, Numbers, encoder_from_json, fit_encoder
+from paljax.data.encoders.format import Format
 from paljax.errors import UserError
 
 NUMBERS = np.array([[1.0, 5.0], [3.0, 5.0], [100.0, 5.0]], np.float32)
@@ -126,3 +127,23 @@ def test_items_of_another_width_are_refused():
     encoder = fit_encoder([Numbers()], NUMBERS, np.array([0, 1]))
     with pytest.raises(UserError, match="items have 3 numbers, the model was trained on 2"):
         encoder.encode(np.zeros((1, 3), np.float32))
+
+
+def test_a_level_has_a_number_of_its_own_and_nothing_of_its_text():
+    texts = (*TEXTS, "rated 50", "rated 99")
+    levels = texts[3:]
+    rows = np.array([0, 0, 1, 2])
+    encoder = fit_encoder([ItemId(width=2), Format()], texts, rows, levels=levels)
+    alone = fit_encoder([ItemId(width=2), Format()], TEXTS, rows).encode(TEXTS)
+    encoder = encoder_from_json(json.loads(json.dumps(encoder.to_json())))
+    inputs = encoder.encode(texts)
+    width = alone.features.shape[1]
+    np.testing.assert_array_equal(inputs.features[:3, :width], alone.features)
+    np.testing.assert_array_equal(inputs.features[:3, width:], 0)
+    np.testing.assert_array_equal(inputs.features[3:, :width], 0)
+    # As long as a typical item's standardised vector.
+    np.testing.assert_allclose(inputs.features[3:, width:], np.sqrt(width) * np.eye(2), rtol=1e-6)
+    np.testing.assert_array_equal(inputs.ids, [0, 1, 2, -1, -1])
+    assert encoder.blank().features.shape == (1, width + 2)
+    assert encoder.remarks(texts) == {}
+    assert list(encoder.remarks(("Rated 50", "tea")).values()) == [1]
