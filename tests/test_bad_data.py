@@ -11,11 +11,11 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from paljax import train
-from paljax.config import parse
-from paljax.data.prepare import prepare
+from paljax import runs, train
+from paljax.data.splits import PARTS
 
 CONFIG = """\
 data: {name: file, path: votes.jsonl}
@@ -115,11 +115,40 @@ def test_bad_data_end_in_one_line(kind: str, folder: Path, capsys: pytest.Captur
     assert not list(folder.glob("data/*/*"))
 
 
-def test_one_user_is_enough_to_prepare_and_nobody_is_unseen(folder: Path):
-    record = {
-        "data": {"name": "file", "path": "one.jsonl"},
-        "encoder": [{"name": "item_id"}],
-        "model": {"name": "pal_a"},
-    }
-    split = prepare(parse(record, where="here"), uses_prompts=False).split
-    assert set(split.part) == {"train", "validation", "test"}
+def finished(*changes: str) -> dict:
+    """metrics.json of a quick run that must end well."""
+    quick = ["training.epochs=2", "evaluation.resamples=100"]
+    assert train.main(["--config", "config.yaml", "--run-dir", "new", *quick, *changes]) == 0
+    assert (Path("new") / runs.REPORT).stat().st_size
+    return json.loads((Path("new") / runs.METRICS).read_text())
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_one_user_alone_has_the_shared_reward(folder: Path):
+    metrics = finished("data.path=one.jsonl")
+    assert not metrics["selection"]["personal"]
+    assert set(metrics["data"]["split"]) == set(PARTS)
+    assert metrics["data"]["split"]["query"] == 0
+    assert metrics["unseen"] == {}
+    assert metrics["test"]["accuracy"] == metrics["baselines"]["bradley_terry"]["test"]["accuracy"]
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_choice_that_everybody_always_makes_is_learned(folder: Path):
+    rows = [{"user_id": f"u{n % 6}", "chosen": "tea", "rejected": "mud"} for n in range(60)]
+    (folder / "same.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = finished("data.path=same.jsonl")
+    assert metrics["test"]["accuracy"] == 1
+    assert 0 < metrics["test"]["nll"] < np.log(2)
+
+
+def test_answers_that_are_all_ties_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [{"user_id": f"u{n % 6}", "chosen": "tea", "rejected": f"cup {n}"} for n in range(60)]
+    text = "".join(json.dumps(row | {"tie": True}) + "\n" for row in rows)
+    (folder / "ties.jsonl").write_text(text)
+    changed = ["--config", "config.yaml", "--run-dir", "new", "data.path=ties.jsonl"]
+    assert train.main(changed) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "every comparison for 'validation' is a tie; nothing can be scored on them" in error
+    assert not (folder / "new").exists()
