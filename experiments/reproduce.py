@@ -57,7 +57,7 @@ CONVERSATIONS = (
     "scoop-hivemind.ubi",
 )
 # Too few people voted often enough to learn from 20 votes of each and score others.
-OVERRIDES = {"15-per-hour-seattle": ("splits.unseen_users=0.0",)}
+OVERRIDES = {"15-per-hour-seattle": ("splits.unseen_users=0.0", "splits.validation_users=0.0")}
 EXPERIMENTS = (
     Experiment("Electricity, all people seen", "electricity/config.yaml"),
     Experiment("Electricity, most choices for training", "electricity/unseen.yaml", "unseen"),

@@ -1,8 +1,8 @@
-"""Accuracy against the number of prototypes, for users of two and of six personas.
+"""Accuracy against the number of prototypes, for users of two to six personas.
 
     python experiments/personas/sweep.py [--seeds 1] [--numbers 1 2 ...]
 
-Runs config.yaml for K* = 2 and 6 personas and K = 1..8 prototypes; writes results.json beside it
+Runs config.yaml for K* = 2..6 personas and K = 1..8 prototypes; writes results.json beside it
 and draws the figure from that. Finished runs under runs/ are taken up.
 """
 
@@ -29,7 +29,8 @@ PERSONAS = (
     "believes-in-gun-rights",
     "machiavellianism",
 )
-PLANTED = (2, 6)
+PLANTED = (2, 3, 4, 5, 6)
+COLORS = ("#1f5f8b", "#4f9d8d", "#8a8d3f", "#b3541e", "#7a2f5d")
 NUMBERS = tuple(range(1, 9))
 
 
@@ -61,7 +62,7 @@ def run(planted: int, number: int, seed: int) -> dict[str, float]:
 def draw(rows: list[dict[str, Any]], out: Path) -> None:
     """Mean accuracy on test comparisons against K; a line for each K*."""
     figure, axes = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
-    for planted, color in zip(PLANTED, ("#1f5f8b", "#b3541e"), strict=True):
+    for planted, color in zip(PLANTED, COLORS, strict=True):
         there = [row for row in rows if row["personas"] == planted]
         means = [100 * row["mean"]["test"] for row in there]
         label = f"{planted} personas"

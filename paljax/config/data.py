@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from annotated_types import MinLen
+from annotated_types import Ge, Le, MinLen
 from pydantic import Field, model_validator
 
 from paljax.config.sections import PositiveShare, Section, Share, options_section
+from paljax.data.encoders.encoder import LEVEL_WIDTH
 from paljax.data.sources import SOURCES
 from paljax.data.votes_to_pairs import LearnFrom, Passes
 from paljax.ranges import Count, NonNegativeFloat, PositiveInt
@@ -85,7 +86,7 @@ class PairsSection(Section):
     most_per_user: PositiveInt | None = 200  # in each part
     # votes: each is learned from as comparisons with levels; pairs are still what is scored.
     learn_from: LearnFrom = "pairs"
-    num_levels: PositiveInt = 1  # 1 for yes or no, more for ratings
+    num_levels: Annotated[int, Ge(1), Le(LEVEL_WIDTH)] = 1  # 1 for yes or no, more for ratings
     seed: Count = 0
 
     @model_validator(mode="after")

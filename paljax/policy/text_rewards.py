@@ -65,7 +65,7 @@ def of_texts(
         else _by_policy(part, sizes, decoder, places)
         for name, part in _parts(groups, "").items()
     ]
-    num_levels = len(groups.model.item_encoder.levels)
+    level_width = groups.model.item_encoder.level_width
 
     def rewards(
         prompts: TextPrompts, tokens: Int[Array, "B n T"], mask: Bool[Array, "B n T"]
@@ -73,7 +73,7 @@ def of_texts(
         batch, num_samples, length = tokens.shape
         flat, of_text = tokens.reshape(-1, length), mask.reshape(-1, length)
         inputs = jnp.concatenate([read(prompts, flat, of_text) for read in reads], axis=1)
-        inputs = jnp.pad(inputs, ((0, 0), (0, num_levels)))  # no text that is drawn is a level
+        inputs = jnp.pad(inputs, ((0, 0), (0, level_width)))  # no text that is drawn is a level
         beside = jax.tree.map(
             lambda leaf: jnp.repeat(leaf, num_samples, axis=0), prompts.reward_inputs
         )

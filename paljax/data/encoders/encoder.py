@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from paljax.data.dataset import Table
@@ -30,6 +31,9 @@ PARTS: dict[str, Kind] = {
     "causal_lm": CAUSAL_LM,
 }
 
+LEVEL_WIDTH = 64  # numbers of levels, and most levels
+
+
 if TYPE_CHECKING:
     EncoderConfig = Any  # made from the registry
 else:
@@ -40,8 +44,8 @@ class Encoder(NamedTuple):
     """A fitted encoder."""
 
     parts: dict[str, Part]  # by name, in the order of their numbers
-    # Texts that votes are compared with: each has a number of its own behind those of the parts,
-    # which is 0 for all items, and nothing of what its text says.
+    # Texts that votes are compared with: they have numbers of their own behind those of the parts,
+    # which are 0 for all items, and nothing of what they say.
     levels: tuple[str, ...] = ()
 
     def encode(self, table: Table) -> Inputs:
@@ -57,12 +61,17 @@ class Encoder(NamedTuple):
             UserError: If the items are of another kind or width.
         """
         inputs = _side_by_side([part.encode(table) for part in self.parts.values()])
-        return inputs if not self.levels else _with_levels(inputs, table, self.levels)
+        return self._with_levels(inputs, table)
 
     def blank(self) -> Inputs:
         """Inputs of one item that is all zeros, to know widths by."""
         inputs = _side_by_side([part.blank() for part in self.parts.values()])
-        return inputs if not self.levels else _with_levels(inputs, ("",), self.levels)
+        return self._with_levels(inputs, ("",))
+
+    @property
+    def level_width(self) -> int:
+        """How many numbers at the end are the levels'."""
+        return LEVEL_WIDTH if self.levels else 0
 
     def learned_vectors(self) -> tuple[int, int] | None:
         """Number and width of the learned vectors, None without."""
@@ -85,7 +94,7 @@ class Encoder(NamedTuple):
                 blank = part.blank()
                 features = blank.features if isinstance(blank, VectorInputs) else blank
                 changes.append(np.zeros(features.shape[1], np.float32))
-        return np.concatenate([*changes, np.zeros(len(self.levels), np.float32)])
+        return np.concatenate([*changes, np.zeros(self.level_width, np.float32)])
 
     def remarks(self, table: Table) -> dict[str, int]:
         """How many items could not be read as they are, by part and reason."""
@@ -98,6 +107,24 @@ class Encoder(NamedTuple):
         if misspelt:
             remarks[f"read as items, almost the level {self.levels[0]!r}"] = misspelt
         return remarks
+
+    def _with_levels(self, inputs: Inputs, table: Table) -> Inputs:
+        """Add numbers of the levels' own, which are 0 for every item.
+
+        Those of a level are a row of a Hadamard matrix, as long as a standardised item's vector. A
+        single number of that size would be learned slowly and held down by decay, since Adam steps
+        by signs: what a step can move is the sum of an input's absolute numbers.
+        """
+        if not self.levels:
+            return inputs
+        features, ids = inputs if isinstance(inputs, VectorInputs) else (inputs, None)
+        is_level = np.array(table, object)[:, None] == np.array(self.levels, object)
+        any_level = is_level.any(axis=1)
+        rows = scipy.linalg.hadamard(LEVEL_WIDTH)[: len(self.levels)]
+        size = max(np.sqrt(features.shape[1] / LEVEL_WIDTH), 1.0)
+        features = np.where(any_level[:, None], 0, features)
+        features = np.concatenate([features, size * (is_level @ rows)], axis=1).astype(np.float32)
+        return features if ids is None else VectorInputs(features, np.where(any_level, -1, ids))
 
     def to_json(self) -> dict[str, Any]:
         """What `encoder_from_json` reads back."""
@@ -159,17 +186,6 @@ def _side_by_side(inputs: Sequence[Inputs]) -> Inputs:
             blocks.append(part)
     features = np.concatenate(blocks, axis=1)
     return features if ids is None else VectorInputs(features, ids)
-
-
-def _with_levels(inputs: Inputs, table: Table, levels: tuple[str, ...]) -> Inputs:
-    """Add a number for each level, as large for it as a standardised item's vector is long."""
-    features, ids = inputs if isinstance(inputs, VectorInputs) else (inputs, None)
-    is_level = np.array(table, object)[:, None] == np.array(levels, object)
-    length = max(np.sqrt(features.shape[1]), 1.0)
-    none = is_level.any(axis=1, keepdims=True)
-    features = np.concatenate([np.where(none, 0, features), length * is_level], axis=1)
-    features = features.astype(np.float32)
-    return features if ids is None else VectorInputs(features, np.where(none[:, 0], -1, ids))
 
 
 def _nearly_is(text: str, levels: tuple[str, ...]) -> bool:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from paljax.data.encoders import ItemId, Numbers, encoder_from_json, fit_encoder
+from paljax.data.encoders import Encoder, ItemId, Numbers, encoder_from_json, fit_encoder
 from paljax.data.encoders.format import Format
 from paljax.errors import UserError
 
@@ -141,9 +141,19 @@ def test_a_level_has_a_number_of_its_own_and_nothing_of_its_text():
     np.testing.assert_array_equal(inputs.features[:3, :width], alone.features)
     np.testing.assert_array_equal(inputs.features[:3, width:], 0)
     np.testing.assert_array_equal(inputs.features[3:, :width], 0)
-    # As long as a typical item's standardised vector.
-    np.testing.assert_allclose(inputs.features[3:, width:], np.sqrt(width) * np.eye(2), rtol=1e-6)
+    # Spread over many numbers, and nothing alike.
+    own = inputs.features[3:, width:]
+    np.testing.assert_array_equal(own @ own.T, own.shape[1] * np.eye(2))
+    np.testing.assert_array_equal(np.abs(own), 1)
     np.testing.assert_array_equal(inputs.ids, [0, 1, 2, -1, -1])
-    assert encoder.blank().features.shape == (1, width + 2)
+    assert encoder.blank().features.shape == (1, width + own.shape[1])
     assert encoder.remarks(texts) == {}
     assert list(encoder.remarks(("Rated 50", "tea")).values()) == [1]
+
+
+def test_a_level_beside_long_vectors_is_as_long():
+    part = type("Wide", (), {"encode": lambda self, table: np.ones((len(table), 256), np.float32)})
+    encoder = Encoder({"wide": part()}, levels=("rated 1", "rated 2"))
+    inputs = encoder.encode(("tea", "rated 2"))
+    np.testing.assert_array_equal(inputs[0], [1] * 256 + [0] * 64)
+    np.testing.assert_allclose(np.linalg.norm(inputs[1]), np.sqrt(256), rtol=1e-6)
