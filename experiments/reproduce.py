@@ -103,33 +103,51 @@ SCRIPTS = (
     ("-m", "experiments.maxmin_stories.run"),
 )
 NAMES = ("bradley_terry", "pal_a")
+PUBLISHED = "pal_as_published"
 SEEN = "seen users, accuracy"
+# Baselines that are neither a shared reward nor PAL, as the table calls them.
+OTHERS = {
+    "item_majority": "item majority",
+    "user_and_item_intercepts": "intercepts",
+    "per_user_logistic_regression": "regression a user",
+    "mixed_logit": "mixed logit",
+}
 
 
 def table() -> str:
     """A row for every experiment that has results."""
-    lines = [
-        "| data | seeds | shared reward | PAL, validation | PAL, test |",
-        "|---|---|---|---|---|",
-    ]
+    columns = ["shared reward", "PAL as published", "best other", "PAL, validation", "PAL, test"]
+    lines = [f"| data | seeds | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
     for experiment in EXPERIMENTS:
         if not experiment.results.exists():
             continue
         record = json.loads(experiment.results.read_text(encoding="utf-8"))
         scores, seeds = record["scores"], record["seeds"]
-        cells = [
-            _percent(scores[f"bradley_terry, {SEEN}"]),
-            _percent(scores["pal_a, validation part, accuracy"]),
-            _percent(scores[f"pal_a, {SEEN}"]),
-        ]
-        lines.append(f"| {experiment.about} | {seeds} | {' | '.join(cells)} |")
+        validated = _percent(scores["pal_a, validation part, accuracy"])
+        lines.append(_row(experiment.about, seeds, scores, SEEN, validated))
         for shots in (0, 20):
             where = f"unseen users with {shots} comparisons, accuracy"
             if f"pal_a, {where}" in scores:
-                shared, pal = (_percent(scores[f"{name}, {where}"]) for name in NAMES)
                 about = f"the same, new people with {shots}"
-                lines.append(f"| {about} | {seeds} | {shared} | | {pal} |")
+                lines.append(_row(about, seeds, scores, where, ""))
     return "\n".join(lines)
+
+
+def _row(about: str, seeds: int, scores: dict[str, Any], where: str, validated: str) -> str:
+    shared, pal = (_percent(scores[f"{name}, {where}"]) for name in NAMES)
+    published = scores.get(f"{PUBLISHED}, {where}")
+    others = {key: scores[f"{key}, {where}"] for key in OTHERS if f"{key}, {where}" in scores}
+    best = max(others, key=lambda key: float(others[key]["mean"]), default=None)
+    cells = [
+        about,
+        str(seeds),
+        shared,
+        "" if published is None else _percent(published),
+        "" if best is None else f"{_percent(others[best])} ({OTHERS[best]})",
+        validated,
+        pal,
+    ]
+    return f"| {' | '.join(cell or '–' for cell in cells)} |"
 
 
 def _percent(score: dict[str, Any]) -> str:

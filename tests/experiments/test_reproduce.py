@@ -32,6 +32,10 @@ def test_the_table_has_a_row_for_what_has_results_and_for_people_who_join(tmp_pa
         "pal_a, validation part, accuracy": (0.81, 0.002),
         "bradley_terry, unseen users with 0 comparisons, accuracy": (0.76, 0.01),
         "pal_a, unseen users with 0 comparisons, accuracy": (0.77, 0.01),
+        "pal_as_published, seen users, accuracy": (0.7, 0.02),
+        "constant, seen users, accuracy": (0.9, 0.0),
+        "item_majority, seen users, accuracy": (0.74, 0.01),
+        "per_user_logistic_regression, seen users, accuracy": (0.76, 0.01),
     }
     record = {
         "seeds": 3,
@@ -43,8 +47,9 @@ def test_the_table_has_a_row_for_what_has_results_and_for_people_who_join(tmp_pa
     (tmp_path / "votes").mkdir()
     one.results.write_text(json.dumps(record), encoding="utf-8")
     assert reproduce.table().splitlines()[2:] == [
-        "| votes | 3 | 75.0 ± 1.0 | 81.0 ± 0.2 | 82.0 |",
-        "| the same, new people with 0 | 3 | 76.0 ± 1.0 | | 77.0 ± 1.0 |",
+        "| votes | 3 | 75.0 ± 1.0 | 70.0 ± 2.0 | 76.0 ± 1.0 (regression a user) | "
+        "81.0 ± 0.2 | 82.0 |",
+        "| the same, new people with 0 | 3 | 76.0 ± 1.0 | – | – | – | 77.0 ± 1.0 |",
     ]
     assert reproduce.rewrite(f"a{reproduce.BEGIN}old{reproduce.END}b", "new").count("old") == 0
 
