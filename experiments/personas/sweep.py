@@ -1,9 +1,10 @@
 """Accuracy against the number of prototypes, for users of two to six personas.
 
-    python experiments/personas/sweep.py [--seeds 1] [--numbers 1 2 ...]
+    python experiments/personas/sweep.py [--planted 2 3 ...] [--seeds 1] [--numbers 1 2 ...]
 
-Runs config.yaml for K* = 2..6 personas and K = 1..8 prototypes; writes results.json beside it
-and draws the figure from that. Finished runs under runs/ are taken up.
+Runs config.yaml for K* = 2..6 personas and K = 1..8 prototypes; puts the rows into results.json
+beside it, those of other K* stay, and draws the figure from that. Finished runs under runs/ are
+taken up.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from paljax.agreement import adjusted_rand_index
 from paljax.runs import METRICS, USERS, versions
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results.json"
 PERSONAS = (
     "interest-in-art",
     "interest-in-math",
@@ -32,6 +34,13 @@ PERSONAS = (
 PLANTED = (2, 3, 4, 5, 6)
 COLORS = ("#1f5f8b", "#4f9d8d", "#8a8d3f", "#b3541e", "#7a2f5d")
 NUMBERS = tuple(range(1, 9))
+
+
+def _known() -> list[dict[str, Any]]:
+    """Rows of earlier sweeps."""
+    if not RESULTS.exists():
+        return []
+    return list(json.loads(RESULTS.read_text(encoding="utf-8"))["rows"])
 
 
 def run(planted: int, number: int, seed: int) -> dict[str, float]:
@@ -65,6 +74,8 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
     for planted, color in zip(PLANTED, COLORS, strict=True):
         there = [row for row in rows if row["personas"] == planted]
         means = [100 * row["mean"]["test"] for row in there]
+        if not there:
+            continue
         label = f"{planted} personas"
         axes.plot([row["prototypes"] for row in there], means, "o-", color=color, label=label)
         axes.axvline(planted, color=color, linestyle=":", linewidth=1)
@@ -78,12 +89,13 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
 def main() -> None:
     """Run the sweep, write the results and draw them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--planted", type=int, nargs="+", default=PLANTED, choices=PLANTED)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--numbers", type=int, nargs="+", default=NUMBERS, metavar="K")
     parser.add_argument("--out", type=Path, default=Path("docs/personas.png"))
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    for planted in PLANTED:
+    rows = [row for row in _known() if row["personas"] not in options.planted]
+    for planted in options.planted:
         for number in options.numbers:
             scores = [run(planted, number, seed) for seed in range(options.seeds)]
             mean = {key: statistics.mean(s[key] for s in scores) for key in scores[0]}
@@ -91,8 +103,9 @@ def main() -> None:
                 {"personas": planted, "prototypes": number, "mean": mean, "by_seed": scores}
             )
             print(f"K* = {planted}, K = {number}: {mean}", flush=True)
-    record = {"seeds": options.seeds, "versions": versions(), "rows": rows}
-    (HERE / "results.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    rows.sort(key=lambda row: (row["personas"], row["prototypes"]))
+    record = {"versions": versions(), "rows": rows}
+    RESULTS.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     draw(rows, options.out)
 
 
