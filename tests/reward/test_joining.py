@@ -13,6 +13,7 @@ from paljax.config import load
 from paljax.data.prepare import prepare
 from paljax.data.splits import VALIDATION_QUERY, VALIDATION_SUPPORT
 from paljax.predictions import encode
+from paljax.reward import run as run_module
 from paljax.reward.fits import Fitting, best_of, build_model, fit_candidates
 from paljax.reward.joining import choose_joining
 from paljax.reward.predictors import join
@@ -132,14 +133,27 @@ def test_a_run_serves_who_joins_by_it(tmp_path):
     assert [tried["prior_strength"] for tried in joining["candidates"]] == STRENGTHS
     best = min(joining["candidates"], key=lambda tried: tried["validation_nll"])
     assert joining["prior_strength"] == best["prior_strength"]
-    model = json.loads((run / runs.MODEL).read_text())
-    assert model["prior_strength"] == joining["prior_strength"]
     # Validation users are seen users in the end: the refit learns from all that was not for test.
     users = pq.read_table(run / runs.USERS).to_pydict()
     assert users["role"].count("unseen") == 8
     assert metrics["data"]["split"][VALIDATION_SUPPORT] == 8 * 4
     assert metrics["audit"]["overlap"] == {"train_test": 0, "support_query": 0}
     assert "λ of people who join" in (run / runs.REPORT).read_text()
+
+
+def test_a_model_adapts_by_the_strength_that_was_chosen(tmp_path, monkeypatch):
+    """Whatever λ the fit has, which those it has seen are solved with."""
+    choose = run_module.choose_joining
+
+    def another(*arguments):
+        return choose(*arguments)._replace(prior_strength=7.0)
+
+    monkeypatch.setattr(run_module, "choose_joining", another)
+    config, run = written(tmp_path), tmp_path / "run"
+    assert train.main(["--config", str(config), "--run-dir", str(run)]) == 0
+    metrics = json.loads((run / runs.METRICS).read_text())
+    assert metrics["selection"]["prior_strength"] in STRENGTHS
+    assert json.loads((run / runs.MODEL).read_text())["prior_strength"] == 7.0
 
 
 @pytest.mark.parametrize(
