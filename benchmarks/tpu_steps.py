@@ -187,7 +187,7 @@ def policy_learner(
     policy = text_policy(
         language_model_policy(network, max_tokens=new_tokens, compute=compute), low_rank=False
     )
-    groups = Groups(("first", "second"), jnp.eye(2), jnp.array([0.5, 0.5]))
+    groups = Groups(("first", "second"), jnp.array([0.5, 0.5]))
     reading = Reading(-2, "mean", network.bos_token, compute)
     heads = jax.random.normal(jax.random.key(0), (network.width, 2))
 

@@ -1,7 +1,7 @@
 """Fit a policy to groups' rewards: by policy gradients from samples, or by exact expectations.
 
-B prompts a batch, n responses of each, T tokens, Y actions, K rewards, G groups; R rows of group
-weights: one for all prompts, or one a prompt.
+B prompts a batch, n responses of each, T tokens, Y actions, G groups; R rows of group weights: one
+for all prompts, or one a prompt.
 """
 
 from collections.abc import Callable
@@ -35,8 +35,8 @@ class PromptBatch(NamedTuple):
 class Rewards(NamedTuple):
     """The groups' rewards, normalised, as pure functions. The unit is β's; higher is better."""
 
-    of_responses: Callable[[Prompts, Array, Array], Float[Array, "B n K"]]  # prompts, tokens, mask
-    of_actions: Callable[[Prompts], Float[Array, "B Y K"]] | None = None
+    of_responses: Callable[[Prompts, Array, Array], Float[Array, "B n G"]]  # prompts, tokens, mask
+    of_actions: Callable[[Prompts], Float[Array, "B Y G"]] | None = None
 
 
 class Rollouts(NamedTuple):
@@ -84,12 +84,12 @@ def fit_policy(
     rollouts: Rollouts | None,
     optimizer: PolicyOptimizer,
 ) -> Learner:
-    """Maximise q·(A U(π)) - β KL(π ‖ π_ref) over the policy while q goes to the worst-off groups.
+    """Maximise q·U(π) - β KL(π ‖ π_ref) over the policy while q goes to the worst-off groups.
 
-    A step takes λ = Aᵀq as constant. With rollouts a response's reward is r·λ - β times its
-    log-ratio to the reference, its advantage that minus the mean of the other responses' (an
-    unbiased baseline), and the loss PPO's clipped surrogate, summed over tokens. Without, the
-    expectation over all actions is differentiated.
+    A step takes q as constant. With rollouts a response's reward is r·q - β times its log-ratio to
+    the reference, its advantage that minus the mean of the other responses' (an unbiased baseline),
+    and the loss PPO's clipped surrogate, summed over tokens. Without, the expectation over all
+    actions is differentiated.
 
     Args:
         policy: The policy; one whose actions can't be enumerated needs rollouts.
@@ -210,7 +210,6 @@ def _drawn(game: _Game, state: PolicyState, batch: PromptBatch) -> _Seen:
     drawn = policy.sample(state.params, key, batch.prompts, rollouts.num_samples)
     log_reference = policy.log_probs(state.reference, batch.prompts, drawn.tokens, drawn.mask)
     rewards = game.rewards.of_responses(batch.prompts, drawn.tokens, drawn.mask)
-    rewards = rewards @ game.groups.matrix.T
     shares = jnp.full(rewards.shape[:2], 1 / rollouts.num_samples)
     return _Seen(rewards, shares, jnp.sum(drawn.log_probs - log_reference, axis=2), drawn)
 
@@ -223,8 +222,7 @@ def _enumerated(game: _Game, state: PolicyState, batch: PromptBatch) -> _Seen:
     # What the reference forbids, no tilt allows: -inf minus -inf is no number.
     allowed = log_reference > -jnp.inf
     log_ratio = jnp.where(allowed, log_policy - jnp.where(allowed, log_reference, 0), 0)
-    rewards = game.rewards.of_actions(batch.prompts) @ game.groups.matrix.T
-    return _Seen(rewards, jnp.exp(log_policy), log_ratio)
+    return _Seen(game.rewards.of_actions(batch.prompts), jnp.exp(log_policy), log_ratio)
 
 
 def _reweigh(

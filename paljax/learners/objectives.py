@@ -18,7 +18,6 @@ class Groups(NamedTuple):
     """Who is to be served."""
 
     names: tuple[str, ...]  # [G]
-    matrix: Float[Array, "G K"]  # A: how a group values the rewards
     shares: Float[Array, "G"]  # of the population, summing to 1
 
 

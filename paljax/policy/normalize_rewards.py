@@ -1,8 +1,10 @@
 """Rewards that groups can be compared by: centred on the reference policy, or as win rates.
 
-X prompts, Y responses in a table, n sampled responses a prompt, K groups. A reward is known only up
-to a constant for each prompt and a scale, and the minimum over groups compares both. Everything
-here is a pure function of arrays; only `require_usable` looks at values.
+X prompts, Y responses in a table, n sampled responses a prompt, C rewards, K groups. A group's
+reward is known only up to a constant for each prompt and a scale, and the minimum over groups
+compares both. What a group makes of several rewards, `of_groups`, comes first: each reward measured
+by itself and mixed after would put another order on responses. Everything here is a pure function
+of arrays; only `require_finite` and `require_varied` look at values.
 """
 
 from collections.abc import Sequence
@@ -28,6 +30,21 @@ class Calibration(NamedTuple):
     scale: Float[Array, "K"]  # nats a unit, divided by; 1 where a reward is constant
     reference: Float[Array, "X n K"] | None  # rewards of responses of the reference, for win rates
     log_weights: Float[Array, "X n"] | None  # their log-probabilities, normalised
+
+
+def of_groups(
+    rewards: Float[Array, "X n C"], matrix: Float[Array, "K C"]
+) -> Float[Array, "X n K"]:
+    """Rewards of the groups, Σ_c A_kc r_c, before anything measures them.
+
+    Args:
+        rewards: In nats, of responses.
+        matrix: A, how much each group makes of each reward.
+
+    Source:
+        paljax's design, section 2.5.
+    """
+    return jnp.matmul(rewards, matrix.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def calibrate(
@@ -157,10 +174,26 @@ def normalize(
     return apply(calibration, rewards)
 
 
-def require_usable(
+def require_finite(rewards: Float[Array, "X n C"], names: Sequence[str]) -> None:
+    """Refuse rewards that are not finite; groups that make nothing of them would not be, either.
+
+    Args:
+        rewards: Of responses of the reference policy.
+        names: Of the rewards.
+
+    Raises:
+        UserError: Names the first such reward.
+    """
+    finite = np.isfinite(np.asarray(rewards)).all(axis=(0, 1))
+    for name, usable in zip(names, finite, strict=True):
+        if not usable:
+            raise UserError(f"reward {name!r} is not finite (NaN or infinite)")
+
+
+def require_varied(
     rewards: Float[Array, "X n K"], names: Sequence[str], *, kind: Normalization
 ) -> None:
-    """Refuse groups whose reward is not finite, or has no scale to be divided by.
+    """Refuse groups whose reward has no scale where it is to be divided by one.
 
     Args:
         rewards: Rewards of every group on responses of the reference policy.
@@ -170,12 +203,11 @@ def require_usable(
     Raises:
         UserError: Names the first such group.
     """
-    values = np.asarray(rewards)
-    for place, name in enumerate(names):
-        of_group = values[:, :, place]
-        if not np.isfinite(of_group).all():
-            raise UserError(f"group {name!r}: its reward is not finite (NaN or infinite)")
-        if kind == "reference" and not np.ptp(of_group, axis=1).any():
+    if kind != "reference":
+        return
+    varies = np.ptp(np.asarray(rewards), axis=1).any(axis=0)
+    for name, usable in zip(names, varies, strict=True):
+        if not usable:
             raise UserError(
                 f"group {name!r}: its reward is the same for all responses to a prompt, so it has "
                 "no scale; leave the group out, or choose another normalisation: 'none', 'regret'"

@@ -32,7 +32,7 @@ Take = Callable[[Any, Int[Array, "B"]], Any]  # (prompts, rows) -> those prompts
 class FiniteTables(NamedTuple):
     """All rewards of a problem whose actions can be enumerated, as they are optimised."""
 
-    rewards: NDArray[np.float64]  # [X, Y, K], normalised
+    rewards: NDArray[np.float64]  # [X, Y, G] of the groups, normalised
     log_reference: NDArray[np.float64]  # [X, Y]
     actions: tuple[str, ...]  # [Y], what they are called
 
@@ -44,7 +44,7 @@ class Texts(NamedTuple):
     held_out: tuple[str, ...]  # prompts to evaluate on
     prompts: Any  # the same as the policy takes them
     rewards: Callable[[Any, Array, Array], Array]  # as `Rewards.of_responses`, in nats
-    scale: Float[Array, "K"] | None  # of the normalised rewards, nats; None: another normalisation
+    scale: Float[Array, "G"] | None  # of the normalised rewards, nats; None: another normalisation
     remarks: tuple[str, ...]  # what a person should know
     grid: Mesh | None  # the devices, where there are several
 
@@ -55,6 +55,7 @@ class Problem(NamedTuple):
     policy: Policy
     rewards: Rewards
     groups: Groups
+    num_rewards: int  # K, that the groups' rewards are made of
     prompts: Any  # a pytree of arrays, those of X prompts with leading axis X
     take: Take  # those of some rows
     prompt_weights: NDArray[np.float64]  # [X], summing to 1
@@ -74,11 +75,13 @@ def build_problem(config: PolicyConfig) -> Problem:
         UserError: If the rewards or the groups are wrong.
     """
     table, policy, actions = _finite(config)
-    groups = build_groups(config.groups, table.rewards.shape[2])
-    rewards = table.rewards
+    num_rewards = table.rewards.shape[2]
+    groups, matrix = build_groups(config.groups, num_rewards)
+    rewards = table.rewards @ matrix.T
     if config.normalize != "none":
-        from paljax.policy.normalize_rewards import normalize
+        from paljax.policy.normalize_rewards import normalize, require_varied
 
+        require_varied(jnp.asarray(rewards), groups.names, kind=config.normalize)
         measured = normalize(
             jnp.asarray(rewards),
             jnp.asarray(table.log_reference),
@@ -90,17 +93,18 @@ def build_problem(config: PolicyConfig) -> Problem:
     assert policy.actions is not None
     number = policy.actions.number
 
-    def of_responses(prompts: Int[Array, "B"], tokens: Array, mask: Array) -> Float[Array, "B n K"]:
+    def of_responses(prompts: Int[Array, "B"], tokens: Array, mask: Array) -> Float[Array, "B n G"]:
         rows = jnp.take(held, prompts, axis=0)
         return jnp.take_along_axis(rows, number(tokens, mask)[:, :, None], axis=1)
 
-    def of_actions(prompts: Int[Array, "B"]) -> Float[Array, "B Y K"]:
+    def of_actions(prompts: Int[Array, "B"]) -> Float[Array, "B Y G"]:
         return jnp.take(held, prompts, axis=0)
 
     return Problem(
         policy=policy,
         rewards=Rewards(of_responses, of_actions),
         groups=groups,
+        num_rewards=num_rewards,
         prompts=jnp.arange(len(rewards)),
         take=_take_rows,
         prompt_weights=table.prompt_weights,
@@ -108,8 +112,10 @@ def build_problem(config: PolicyConfig) -> Problem:
     )
 
 
-def build_groups(section: GroupsSection, num_rewards: int, *, least: int = 2) -> Groups:
-    """The groups, checked against the number of rewards.
+def build_groups(
+    section: GroupsSection, num_rewards: int, *, least: int = 2
+) -> tuple[Groups, Float[np.ndarray, "G K"]]:
+    """The groups and A, how much each makes of each reward, checked against their number.
 
     Args:
         section: The configuration's.
@@ -152,9 +158,7 @@ def build_groups(section: GroupsSection, num_rewards: int, *, least: int = 2) ->
             )
     if not np.isfinite(matrix).all():
         raise UserError("groups.matrix: wanted finite numbers")
-    return Groups(
-        tuple(names), jnp.asarray(matrix, jnp.float32), jnp.asarray(shares / shares.sum())
-    )
+    return Groups(tuple(names), jnp.asarray(shares / shares.sum())), matrix
 
 
 def _take_rows(prompts: Any, rows: Int[Array, "B"]) -> Any:

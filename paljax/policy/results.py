@@ -1,6 +1,6 @@
 """What a policy run reports: utilities by group, KL, value, win rates; exact where they can be.
 
-X prompts, Y actions, K rewards, G groups.
+X prompts, Y actions, G groups.
 """
 
 from collections.abc import Mapping
@@ -44,17 +44,17 @@ def optima(problem: Problem, beta: float, alpha: float) -> dict[str, Exact]:
         alpha: Of CVaR, above zero; up to 1 / G it is MaxMin.
     """
     tables = _tables(problem)
-    groups, prompt_weights = problem.groups, problem.prompt_weights
-    matrix, shares = np.asarray(groups.matrix, float), np.asarray(groups.shares, float)
+    prompt_weights, shares = problem.prompt_weights, np.asarray(problem.groups.shares, float)
+    num_groups = len(shares)
     with jax.enable_x64(True):
-        solve = partial(maxmin_dual, beta=beta, group_matrix=jnp.asarray(matrix))
+        solve = partial(maxmin_dual, beta=beta, group_matrix=jnp.eye(num_groups))
         arrays = (jnp.asarray(tables.rewards), jnp.asarray(tables.log_reference))
         span = float(np.ptp(tables.rewards)) or 1.0
         tolerance = TOLERANCE * span
         whole = jax.jit(partial(solve, *arrays, jnp.asarray(prompt_weights), tolerance=tolerance))
         # A cap of 2 is none; both then are one program.
         found = {"maxmin": _solved(whole(cap=2.0))}
-        found["cvar"] = _solved(whole(cap=1 / (alpha * len(matrix))))
+        found["cvar"] = _solved(whole(cap=1 / (alpha * num_groups)))
         alone = jax.vmap(
             lambda rewards, log_reference: solve(
                 rewards[None], log_reference[None], jnp.ones(1), tolerance=tolerance
@@ -62,12 +62,11 @@ def optima(problem: Problem, beta: float, alpha: float) -> dict[str, Exact]:
         )(*arrays)
     gap = float(np.asarray(alone.gap) @ prompt_weights)
     found["maxmin_per_prompt"] = Exact(np.asarray(alone.policy)[:, 0], None, gap)
-    of_groups = tables.rewards @ matrix.T
     tilts = {
-        "maxmin_per_sample": of_groups.min(axis=2),
-        "utilitarian": of_groups @ shares,
-        "majority": of_groups[:, :, int(shares.argmax())],
-        REFERENCE: np.zeros(of_groups.shape[:2]),
+        "maxmin_per_sample": tables.rewards.min(axis=2),
+        "utilitarian": tables.rewards @ shares,
+        "majority": tables.rewards[:, :, int(shares.argmax())],
+        REFERENCE: np.zeros(tables.rewards.shape[:2]),
     }
     for name, reward in tilts.items():
         scores = tables.log_reference + reward / beta
@@ -97,14 +96,15 @@ def exact_scores(
         utilities and win_rates by group, minimum, mean (groups by their shares), kl, value.
     """
     tables, weights = _tables(problem), problem.prompt_weights
-    of_groups = tables.rewards @ np.asarray(problem.groups.matrix, float).T
-    utilities = np.einsum("x,xy,xyg->g", weights, policy, of_groups)
+    utilities = np.einsum("x,xy,xyg->g", weights, policy, tables.rewards)
     held = policy > 0
     log_ratio = np.where(held, np.log(np.where(held, policy, 1)), 0.0)
     log_ratio -= np.where(held, tables.log_reference, 0.0)
     scores = _scores(problem.groups, utilities, float(weights @ (policy * log_ratio).sum(1)), beta)
     scores["win_rates"] = {
-        name: dict(zip(problem.groups.names, _wins(of_groups, policy, other, weights), strict=True))
+        name: dict(
+            zip(problem.groups.names, _wins(tables.rewards, policy, other, weights), strict=True)
+        )
         for name, other in against.items()
     }
     return scores
@@ -125,7 +125,7 @@ def sampled_scores(problem: Problem, params: Params, key: Any, samples: int, bet
         log_reference = policy.log_probs(reference, prompts, drawn.tokens, drawn.mask)
         rewards = problem.rewards.of_responses(prompts, drawn.tokens, drawn.mask)
         log_ratio = jnp.sum(drawn.log_probs - log_reference, axis=2)
-        return rewards @ problem.groups.matrix.T, log_ratio, jnp.sum(drawn.mask, axis=2)
+        return rewards, log_ratio, jnp.sum(drawn.mask, axis=2)
 
     rewards, log_ratio, length = (np.asarray(part, float) for part in draw(params, reference))
     weights = problem.prompt_weights

@@ -111,7 +111,7 @@ def _score(
             "shares": np.asarray(problem.groups.shares, float).tolist(),
             "weights": np.exp(np.asarray(progress.state.log_q, float)).mean(axis=0).tolist(),
         },
-        "problem": {"prompts": problem.num_prompts, "rewards": problem.groups.matrix.shape[1]},
+        "problem": {"prompts": problem.num_prompts, "rewards": problem.num_rewards},
         "parameters": int(sum(leaf.size for leaf in jax.tree.leaves(params))),
     }
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
@@ -156,7 +156,7 @@ def _score_texts(
         "problem": {
             "prompts": problem.num_prompts,
             judged_on: len(problem.texts.held_out),
-            "rewards": problem.groups.matrix.shape[1],
+            "rewards": problem.num_rewards,
         },
         "remarks": list(problem.texts.remarks),
         "sampled": found.scores,

@@ -38,7 +38,14 @@ from paljax.policy.grid import (
 )
 from paljax.policy.known_rewards import of_functions
 from paljax.policy.language_model import Lora, language_model_policy, left_padded
-from paljax.policy.normalize_rewards import Calibration, apply, calibrate, require_usable
+from paljax.policy.normalize_rewards import (
+    Calibration,
+    apply,
+    calibrate,
+    of_groups,
+    require_finite,
+    require_varied,
+)
 from paljax.policy.problems import Problem, Texts, build_groups
 from paljax.policy.prompt_files import hold_out, read_prompts
 from paljax.policy.responses import Responses, TextRewards, draw_responses
@@ -53,7 +60,7 @@ _NOTHING = Calibration(None, cast(Any, np.ones(1, np.float32)), None, None)  # u
 
 
 class _Wanted(NamedTuple):
-    """What is wanted of responses, before they are normalised."""
+    """What is wanted of responses, before groups weigh it and it is normalised."""
 
     groups: dict[str, Any]  # keys of the configuration's `groups`, which go before these
     columns: tuple[str, ...]  # names of the K rewards
@@ -97,7 +104,7 @@ def text_problem(config: PolicyConfig) -> Problem:
     decoder = Decoder(model.tokenizer.decode, ends)
     functions_of(config.evaluation.functions)  # what is not installed is told before a fit
     wanted = _wanted(source, model, decoder, places)
-    groups = build_groups(
+    groups, matrix = build_groups(
         _filled(config.groups, wanted.groups),
         len(wanted.columns),
         least=1 if config.objective.name in _OF_ONE else 2,
@@ -112,12 +119,17 @@ def text_problem(config: PolicyConfig) -> Problem:
         ]
     prompts, held_out = tables
     reference = _answers(policy, wanted.rewards, prompts, config, source.calibration, grid)
-    require_usable(jnp.asarray(reference.rewards), wanted.columns, kind=config.normalize)
-    calibration = calibrate(jnp.asarray(reference.rewards), kind=config.normalize, beta=config.beta)
+    require_finite(reference.rewards, wanted.columns)
+    by_groups = jnp.asarray(matrix, jnp.float32)
+    answers = of_groups(jnp.asarray(reference.rewards), by_groups)
+    require_varied(answers, groups.names, kind=config.normalize)
+    calibration = calibrate(answers, kind=config.normalize, beta=config.beta)
+    in_nats = partial(weighed_by_groups, wanted.rewards, by_groups)
     return Problem(
         policy=policy,
-        rewards=Rewards(partial(normalised, wanted.rewards)),
+        rewards=Rewards(partial(normalised, in_nats)),
         groups=groups,
+        num_rewards=len(wanted.columns),
         prompts=prompts._replace(calibration=calibration),
         take=take,
         prompt_weights=np.full(len(texts.train), 1 / len(texts.train)),
@@ -126,7 +138,7 @@ def text_problem(config: PolicyConfig) -> Problem:
             decoder=decoder,
             held_out=texts.evaluation,
             prompts=held_out,
-            rewards=wanted.rewards,
+            rewards=in_nats,
             scale=calibration.scale if config.normalize == "reference" else None,
             remarks=tuple(_remarks(wanted.dropped, reference, ends)),
             grid=grid,
@@ -177,9 +189,20 @@ def end_tokens_of(section: CausalLMPolicy, sizes: DecoderConfig) -> tuple[int, .
     return sizes.end_tokens if section.end_tokens is None else tuple(section.end_tokens)
 
 
+def weighed_by_groups(
+    in_nats: TextRewards,
+    matrix: Float[Array, "G K"],
+    prompts: TextPrompts,
+    tokens: Int[Array, "B n T"],
+    mask: Array,
+) -> Float[Array, "B n G"]:
+    """What each group makes of the rewards, in nats."""
+    return of_groups(in_nats(prompts, tokens, mask), matrix)
+
+
 def normalised(
     in_nats: TextRewards, prompts: TextPrompts, tokens: Int[Array, "B n T"], mask: Array
-) -> Float[Array, "B n K"]:
+) -> Float[Array, "B n G"]:
     """Rewards measured by the prompts' calibration."""
     return apply(prompts.calibration, in_nats(prompts, tokens, mask))
 

@@ -1,6 +1,6 @@
 """What a policy of texts reports: fresh responses to prompts that it was not trained on.
 
-X prompts, n responses of each, K rewards, G groups. Standard errors are over prompts: how far other
+X prompts, n responses of each, G groups. Standard errors are over prompts: how far other
 prompts, with other responses, would differ.
 """
 
@@ -128,15 +128,14 @@ def distinct(texts: Sequence[str], length: int) -> float:
 def _of_groups(
     config: PolicyConfig, problem: Problem, drawn: Mapping[str, Responses]
 ) -> dict[str, NDArray[np.float64]]:
-    """Normalised rewards of the groups, [X, n, G]."""
+    """Normalised rewards, [X, n, G]."""
     assert problem.texts is not None
     against = jnp.asarray(drawn[REFERENCE].rewards)
     calibration = calibrate(against, kind=config.normalize, beta=config.beta)
     if problem.texts.scale is not None:
         calibration = calibration._replace(scale=problem.texts.scale)
-    matrix = np.asarray(problem.groups.matrix, float)
     return {
-        name: np.asarray(apply(calibration, jnp.asarray(found.rewards)), float) @ matrix.T
+        name: np.asarray(apply(calibration, jnp.asarray(found.rewards)), float)
         for name, found in drawn.items()
     }
 

@@ -64,7 +64,7 @@ def learner_of(lora, grid):
     def of_responses(prompts, tokens, mask):
         return jnp.stack([((tokens == token) & mask).sum(axis=2) for token in (11, 12)], axis=2) / T
 
-    groups = Groups(("left", "right"), jnp.eye(2), jnp.array([0.7, 0.3]))
+    groups = Groups(("left", "right"), jnp.array([0.7, 0.3]))
     shapes = jax.eval_shape(policy.init, jax.random.key(0))
     # Epsilon so large that no gradient of rounding errors moves a parameter.
     adam = optax.chain(

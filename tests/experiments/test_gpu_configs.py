@@ -74,7 +74,8 @@ def problem_of(config, reward_config, sizes):
     return Problem(
         policy=configured_policy(config.policy, sizes, None),
         rewards=Rewards(partial(normalised, in_nats)),
-        groups=Groups(("positive", "concise"), jnp.eye(2), jnp.full(2, 0.5)),
+        groups=Groups(("positive", "concise"), jnp.full(2, 0.5)),
+        num_rewards=2,
         prompts=TextPrompts(Prompts(tokens, tokens == 0), None, calibration, base),
         take=take,
         prompt_weights=np.full(X, 1 / X),

@@ -26,7 +26,7 @@ from paljax.policies import Policy, categorical, sequences, tabular_autoregressi
 
 class Problem(NamedTuple):
     policy: Policy
-    rewards: jax.Array  # [X, Y, K]
+    rewards: jax.Array  # [X, Y, G]
     log_reference: jax.Array  # [X, Y]
     prompt_weights: jax.Array
     groups: Groups
@@ -40,7 +40,7 @@ def case_d() -> Problem:
     letters = ((space.tokens == 0) & space.mask).sum(axis=1)
     rewards = np.stack([letters, 2 - 0.5 * (space.mask.sum(axis=1) - 1)], axis=1)
     log_reference = policy.actions.log_policy(policy.init(jax.random.key(0)), jnp.zeros(1, int))
-    groups = Groups(("many a", "short"), jnp.eye(2), jnp.array([0.5, 0.5]))
+    groups = Groups(("many a", "short"), jnp.array([0.5, 0.5]))
     return Problem(
         policy, jnp.asarray(rewards[None], float), log_reference, jnp.ones(1), groups, 0.5
     )
@@ -54,9 +54,9 @@ def table() -> Problem:
     reference /= reference.sum(axis=1, keepdims=True)
     with np.errstate(divide="ignore"):
         log_reference = jnp.asarray(np.log(reference), jnp.float32)
-    matrix = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.3, 0.7]])
-    groups = Groups(("left", "right", "between"), matrix, jnp.array([0.5, 0.2, 0.3]))
-    rewards = jnp.asarray(random.normal(size=(3, 4, 2)), jnp.float32)
+    matrix = np.array([[1.0, 0.0], [0.0, 1.0], [0.3, 0.7]])
+    groups = Groups(("left", "right", "between"), jnp.array([0.5, 0.2, 0.3]))
+    rewards = jnp.asarray(random.normal(size=(3, 4, 2)) @ matrix.T, jnp.float32)
     weights = jnp.array([0.6, 0.4, 0.0])
     return Problem(categorical(log_reference), rewards, log_reference, weights, groups, 0.4)
 
@@ -118,7 +118,8 @@ def probabilities(problem: Problem, params: Any) -> np.ndarray:
 def optimum(problem: Problem, name: str) -> np.ndarray:
     """The exact policy of an objective."""
     groups, beta = problem.groups, problem.beta
-    solve = partial(maxmin_dual, beta=beta, group_matrix=groups.matrix, tolerance=1e-6)
+    alone = jnp.eye(len(groups.names))
+    solve = partial(maxmin_dual, beta=beta, group_matrix=alone, tolerance=1e-6)
     if name == "maxmin":
         return np.asarray(
             solve(problem.rewards, problem.log_reference, problem.prompt_weights).policy
@@ -131,16 +132,17 @@ def optimum(problem: Problem, name: str) -> np.ndarray:
     if name == "maxmin_per_prompt":
         rows = zip(problem.rewards, problem.log_reference, strict=True)
         return np.concatenate([solve(r[None], p[None], jnp.ones(1)).policy for r, p in rows])
-    of_groups = problem.rewards @ groups.matrix.T
     q = {"utilitarian": groups.shares, "majority": jnp.array([1.0, 0, 0]),
          "single": jnp.array([1.0, 0, 0])}  # fmt: skip
-    reward = of_groups.min(axis=2) if name == "maxmin_per_sample" else of_groups @ q[name]
+    rewards = problem.rewards
+    reward = rewards.min(axis=2) if name == "maxmin_per_sample" else rewards @ q[name]
     return np.asarray(jax.nn.softmax(problem.log_reference + reward / beta, axis=1))
 
 
 def value(problem: Problem, policy: np.ndarray) -> float:
-    rewards = np.asarray(problem.rewards @ problem.groups.matrix.T, float)
-    weights = np.asarray(problem.prompt_weights, float)
+    rewards, weights = (
+        np.asarray(part, float) for part in (problem.rewards, problem.prompt_weights)
+    )
     utilities = np.einsum("x,xy,xyg->g", weights, policy, rewards)
     held = policy > 0
     ratio = np.where(held, np.log(np.where(held, policy, 1)) - np.asarray(problem.log_reference), 0)

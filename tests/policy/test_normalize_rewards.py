@@ -12,7 +12,8 @@ from paljax.policy.normalize_rewards import (
     at_prompts,
     calibrate,
     normalize,
-    require_usable,
+    require_finite,
+    require_varied,
 )
 from tests.kernels import twins
 
@@ -113,10 +114,11 @@ def test_a_constant_reward_keeps_its_unit_and_is_refused_at_the_border():
         assert_allclose(apply(calibration, rewards), 0, atol=1e-6)
     two = jnp.concatenate([jnp.asarray(REWARDS[:, :, :1], jnp.float32), rewards], axis=2)
     with pytest.raises(UserError, match="group 'P2': its reward is the same for all responses"):
-        require_usable(two, ["P1", "P2"], kind="reference")
-    require_usable(rewards, ["P1"], kind="regret")
-    with pytest.raises(UserError, match="group 'P1': its reward is not finite"):
-        require_usable(rewards.at[0, 0, 0].set(jnp.nan), ["P1"], kind="none")
+        require_varied(two, ["P1", "P2"], kind="reference")
+    require_varied(rewards, ["P1"], kind="regret")
+    require_finite(two, ["P1", "P2"])
+    with pytest.raises(UserError, match=r"reward 'P2' is not finite \(NaN or infinite\)"):
+        require_finite(two.at[0, 0, 1].set(jnp.nan), ["P1", "P2"])
 
 
 def test_shapes_and_names_that_are_wrong_are_refused():

@@ -170,6 +170,21 @@ def test_rewards_of_drawn_tokens_are_those_of_their_text(folder: Path) -> None:
     np.testing.assert_allclose(normal[0], expected, atol=1e-5)
 
 
+def test_groups_weigh_rewards_before_they_are_measured(folder: Path) -> None:
+    matrix = np.array([[1.0, 0.0], [0.25, 0.75], [2.0, -1.0]])
+    problem = text_problem(configured(folder, groups={"matrix": matrix.tolist()}))
+    prompts = problem.take(problem.prompts, jnp.array([2, 0]))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(3, 3 + len(WORDS), (2, 4, T)))
+    mask = jnp.ones(tokens.shape, bool)
+    plain = text_problem(configured(folder)).texts.rewards(prompts, tokens, mask)
+    weighed = np.asarray(problem.texts.rewards(prompts, tokens, mask))
+    np.testing.assert_allclose(weighed, plain @ matrix.T, rtol=1e-4, atol=1e-4)
+    center, scale = (np.asarray(part) for part in prompts.calibration[:2])
+    assert (center.shape, scale.shape) == ((2, 3), (3,))
+    normal = problem.rewards.of_responses(prompts, tokens, mask)
+    np.testing.assert_allclose(normal, (weighed - center[:, None]) / scale, atol=1e-4)
+
+
 def test_with_lora_only_low_rank_parts_are_learned_and_kept(folder: Path) -> None:
     config = configured(folder, **LORA)
     problem = text_problem(config)
@@ -212,7 +227,7 @@ def test_one_reward_is_enough_for_the_single_reward_policy_alone(folder: Path, c
     assert run(shared | {"training": {"epochs": 2}}, "shared", folder) == 0
     single = {"rewards": {"name": "run", "run": "shared"}, "objective": {"name": "utilitarian"}}
     problem = text_problem(configured(folder, **single))
-    assert problem.groups.matrix.shape == (1, 1)
+    assert (len(problem.groups.names), problem.num_rewards) == (1, 1)
     capsys.readouterr()
     assert run(POLICY | {"rewards": single["rewards"]}, "new", folder) == 2
     line = "paljax.train: groups: there is 1 group (K = 1 rewards); MaxMin is between two or more\n"
@@ -280,7 +295,7 @@ CASES = [
     Case("a checkpoint with another tensor", policy(model="broken"),
          r"policy\.model: broken: 1 tensor \(extra\) too many for a llama model as configured",
          partial(with_tensors, extra=np.zeros(2, np.float32))),
-    Case("rewards that are NaN", {}, r"group 'prototype 1': its reward is not finite",
+    Case("rewards that are NaN", {}, r"reward 'prototype 1' is not finite",
          without_scale),
     Case("nobody has the groups",
          {"rewards": {"name": "run", "run": "reward", "least_people": 99}},

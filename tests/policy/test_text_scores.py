@@ -17,7 +17,6 @@ from paljax.policy.responses import Responses
 
 X, N, T, END = 2, 3, 4, 9
 SCALE = np.array([2.0, 0.5])
-MATRIX = np.array([[1.0, 0.0], [0.25, 0.75]])
 BETA = 0.4
 
 
@@ -73,7 +72,8 @@ def scores(normalize: str) -> text_results.TextResults:
     problem = Problem(
         policy=Policy(lambda key: jnp.zeros(()), nothing, nothing, nothing, nothing),
         rewards=nothing,
-        groups=Groups(("one", "two"), jnp.asarray(MATRIX), jnp.array([0.7, 0.3])),
+        groups=Groups(("one", "two"), jnp.array([0.7, 0.3])),
+        num_rewards=3,
         prompts=None,
         take=nothing,
         prompt_weights=np.ones(1),
@@ -89,20 +89,15 @@ def sigmoid(value: float) -> float:
 
 def of_group(drawn: dict[str, Responses], normalize: str, name: str, x: int, i: int, g: int) -> Any:
     """The normalised reward of one response for one group."""
-    own, reference = drawn[name].rewards[x, i], drawn["reference"].rewards[x]
-    total = 0.0
-    for k in range(2):
-        if normalize == "reference":
-            value = (own[k] - np.mean([reference[j][k] for j in range(N)])) / SCALE[k]
-        elif normalize == "regret":
-            tilted = np.log(np.mean([np.exp(reference[j][k] / BETA) for j in range(N)]))
-            value = own[k] - BETA * tilted
-        elif normalize == "win_rate":
-            value = np.mean([sigmoid(own[k] - reference[j][k]) for j in range(N)])
-        else:
-            value = own[k]
-        total += MATRIX[g, k] * value
-    return total
+    own = drawn[name].rewards[x, i, g]
+    reference = [drawn["reference"].rewards[x, j, g] for j in range(N)]
+    if normalize == "reference":
+        return (own - np.mean(reference)) / SCALE[g]
+    if normalize == "regret":
+        return own - BETA * np.log(np.mean([np.exp(each / BETA) for each in reference]))
+    if normalize == "win_rate":
+        return np.mean([sigmoid(own - each) for each in reference])
+    return own
 
 
 def mean_and_error(values: Any) -> tuple[float, float]:
