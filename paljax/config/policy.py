@@ -61,6 +61,7 @@ class CausalLMPolicy(Section):
     max_new_tokens: PositiveInt = 64
     end_tokens: list[Count] | None = None  # a response ends after any; null: the model's own
     # What responses are drawn from while learning; off 1, null, null the gradient is off-policy.
+    # Rewards are calibrated and policies evaluated on what they say themselves: 1, null, null.
     temperature: PositiveFloat = 1.0
     top_k: PositiveInt | None = None
     top_p: PositiveShare | None = None

@@ -69,7 +69,7 @@ def language_model_policy(
         lora_options: Train low-rank parts and leave the rest alone; without, train everything.
         draw_from: What responses are drawn from. `log_probs` are always the policy's own, so
             that with another temperature or a cut the learner's ratios start at 1 still, but its
-            gradient is no longer on-policy.
+            gradient is no longer on-policy, nor are the utilities and the KL of a step.
         compute: Precision, checkpointing and unrolling.
 
     Returns:

@@ -40,6 +40,7 @@ class FiniteTables(NamedTuple):
 class Texts(NamedTuple):
     """What a problem whose responses are texts has beside."""
 
+    policy: Policy  # draws from itself, whatever it draws from while it learns
     decoder: Decoder  # of tokens
     held_out: tuple[str, ...]  # prompts to evaluate on
     prompts: Any  # the same as the policy takes them

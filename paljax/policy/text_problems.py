@@ -24,6 +24,7 @@ from paljax.learners.fit_policy import Rewards
 from paljax.networks.causal_lm import Compute, Places
 from paljax.networks.decoder_config import DecoderConfig
 from paljax.networks.loading import LanguageModel
+from paljax.networks.sampling import POLICY as ITSELF
 from paljax.networks.sampling import Prompts, Sampling
 from paljax.policies import Policy
 from paljax.policy import group_rewards as grouping
@@ -96,10 +97,7 @@ def text_problem(config: PolicyConfig) -> Problem:
         width=model.config.width,
         batch=config.training.prompts_per_batch or len(texts.train),
     )
-    with about(f"policy: {section.model}"):
-        policy = configured_policy(section, model.config, model.params, places=places)
-    if grid is not None:
-        policy = start_on_grid(policy, grid)
+    policy, itself = _policies(section, model, grid, places)
     ends = end_tokens_of(section, model.config)
     decoder = Decoder(model.tokenizer.decode, ends)
     functions_of(config.evaluation.functions)  # what is not installed is told before a fit
@@ -118,12 +116,9 @@ def text_problem(config: PolicyConfig) -> Problem:
             for part in texts
         ]
     prompts, held_out = tables
-    reference = _answers(policy, wanted.rewards, prompts, config, source.calibration, grid)
-    require_finite(reference.rewards, wanted.columns)
+    reference = _answers(itself, wanted.rewards, prompts, config, source.calibration, grid)
     by_groups = jnp.asarray(matrix, jnp.float32)
-    answers = of_groups(jnp.asarray(reference.rewards), by_groups)
-    require_varied(answers, groups.names, kind=config.normalize)
-    calibration = calibrate(answers, kind=config.normalize, beta=config.beta)
+    calibration = _calibrated(config, wanted.columns, groups.names, by_groups, reference)
     in_nats = partial(weighed_by_groups, wanted.rewards, by_groups)
     return Problem(
         policy=policy,
@@ -135,6 +130,7 @@ def text_problem(config: PolicyConfig) -> Problem:
         prompt_weights=np.full(len(texts.train), 1 / len(texts.train)),
         tables=None,
         texts=Texts(
+            policy=itself,
             decoder=decoder,
             held_out=texts.evaluation,
             prompts=held_out,
@@ -152,6 +148,7 @@ def configured_policy(
     params: Any | None,
     *,
     places: Places | None = None,
+    draw_from: Sampling | None = None,
 ) -> Policy:
     """The policy of a section, on `TextPrompts`.
 
@@ -160,6 +157,7 @@ def configured_policy(
         sizes: Of the network.
         params: What training starts from, or their shapes; None: random ones.
         places: How the stream lies on several devices.
+        draw_from: What responses are drawn from; None: what the section says.
 
     Raises:
         UserError: If LoRA or an end token does not fit the network.
@@ -174,7 +172,7 @@ def configured_policy(
         max_tokens=section.max_new_tokens,
         end_tokens=end_tokens_of(section, sizes),
         lora_options=lora_options,
-        draw_from=Sampling(section.temperature, section.top_k, section.top_p),
+        draw_from=draw_from or Sampling(section.temperature, section.top_k, section.top_p),
         compute=Compute(
             jnp.dtype(section.dtype).type, section.checkpointing, section.unroll, places
         ),
@@ -205,6 +203,22 @@ def normalised(
 ) -> Float[Array, "B n G"]:
     """Rewards measured by the prompts' calibration."""
     return apply(prompts.calibration, in_nats(prompts, tokens, mask))
+
+
+def _policies(
+    section: CausalLMPolicy, model: LanguageModel, grid: Mesh | None, places: Places | None
+) -> tuple[Policy, Policy]:
+    """The policy as it draws while it learns, and the same as it draws from itself.
+
+    Utilities and KL are the policy's: it is measured on what it says itself, without the
+    temperature and the cuts that it may explore with.
+    """
+    configured = partial(configured_policy, section, model.config, model.params, places=places)
+    with about(f"policy: {section.model}"):
+        policy, itself = configured(), configured(draw_from=ITSELF)
+    if grid is None:
+        return policy, itself
+    return start_on_grid(policy, grid), start_on_grid(itself, grid)
 
 
 def _wanted(
@@ -299,6 +313,21 @@ def _answers(
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     params = jax.jit(policy.init)(key)
     return draw_responses(policy, in_nats, params, params, prompts, key, samples=samples, grid=grid)
+
+
+def _calibrated(
+    config: PolicyConfig,
+    columns: tuple[str, ...],
+    groups: tuple[str, ...],
+    matrix: Float[Array, "G K"],
+    reference: Responses,
+) -> Calibration:
+    """What groups' rewards are measured by, from the reference's answers."""
+    rewards = jnp.asarray(reference.rewards)
+    require_finite(rewards, columns)
+    answers = of_groups(rewards, matrix)
+    require_varied(answers, groups, kind=config.normalize)
+    return calibrate(answers, kind=config.normalize, beta=config.beta)
 
 
 def _remarks(dropped: tuple[str, ...], reference: Responses, ends: tuple[int, ...]) -> list[str]:

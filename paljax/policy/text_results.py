@@ -37,7 +37,7 @@ class TextResults(NamedTuple):
 
 
 def text_scores(config: PolicyConfig, problem: Problem, params: Params, key: Any) -> TextResults:
-    """Score a policy beside the reference on the held-out prompts.
+    """Score a policy beside the reference on the held-out prompts, by what each says itself.
 
     Learned rewards are centred, prompt by prompt, on the reference's fresh responses, and have the
     scale of the calibration that was trained with.
@@ -54,11 +54,11 @@ def text_scores(config: PolicyConfig, problem: Problem, params: Params, key: Any
     """
     texts = problem.texts
     assert texts is not None
-    reference_params = jax.jit(problem.policy.init)(key)
+    reference_params = jax.jit(texts.policy.init)(key)
     keys = jax.random.split(key)
     drawn = {
         name: draw_responses(
-            problem.policy, texts.rewards, from_params, reference_params, texts.prompts, draw_key,
+            texts.policy, texts.rewards, from_params, reference_params, texts.prompts, draw_key,
             samples=config.evaluation.samples, grid=texts.grid,
         )
         for name, from_params, draw_key in zip(

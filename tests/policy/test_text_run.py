@@ -22,7 +22,7 @@ from paljax.networks import huggingface, lora
 from paljax.policy.group_rewards import group_rewards
 from paljax.policy.tasks import policy_task
 from paljax.policy.text_problems import text_problem
-from paljax.policy.text_results import distinct, win_rate
+from paljax.policy.text_results import distinct, text_scores, win_rate
 from paljax.reward.trained_model import load_model
 from tests import tiny_language_model
 from tests.tiny_language_model import WORDS
@@ -183,6 +183,28 @@ def test_groups_weigh_rewards_before_they_are_measured(folder: Path) -> None:
     assert (center.shape, scale.shape) == ((2, 3), (3,))
     normal = problem.rewards.of_responses(prompts, tokens, mask)
     np.testing.assert_allclose(normal, (weighed - center[:, None]) / scale, atol=1e-4)
+
+
+def test_a_policy_is_measured_on_what_it_says_itself(folder: Path) -> None:
+    """Whatever it explores with: calibration, scores and texts of one state are the same."""
+    config = configured(folder)
+    plain = text_problem(config)
+    sharp_config = configured(folder, **policy(temperature=0.2, top_k=2, top_p=0.9))
+    sharp = text_problem(sharp_config)
+    for left, right in zip(plain.prompts.calibration, sharp.prompts.calibration, strict=True):
+        np.testing.assert_array_equal(left, right)
+    params, key = jax.jit(plain.policy.init)(jax.random.key(1)), jax.random.key(2)
+    scored = text_scores(config, plain, params, key)
+    again = text_scores(sharp_config, sharp, params, key)
+    assert again.scores == scored.scores
+    assert again.table.columns["response"] == scored.table.columns["response"]
+    # It does explore so: more than two tokens follow a prompt, of which it draws but two.
+    first = [
+        {int(token) for token in problem.policy.sample(params, key, part, 64).tokens[0, :, 0]}
+        for problem in (plain, sharp)
+        for part in [problem.take(problem.prompts, jnp.array([0]))]
+    ]
+    assert len(first[1]) <= 2 < len(first[0])
 
 
 def test_with_lora_only_low_rank_parts_are_learned_and_kept(folder: Path) -> None:

@@ -59,7 +59,9 @@ def scores(normalize: str) -> text_results.TextResults:
         },
         where="here",
     )
+    nothing: Any = None
     texts = Texts(
+        policy=Policy(lambda key: jnp.zeros(()), nothing, nothing, nothing, nothing),
         decoder=Decoder(lambda ids: " ".join(f"w{token}" for token in ids), (END,)),
         held_out=("left", "right"),
         prompts=None,
@@ -68,9 +70,8 @@ def scores(normalize: str) -> text_results.TextResults:
         remarks=(),
         grid=None,
     )
-    nothing: Any = None
     problem = Problem(
-        policy=Policy(lambda key: jnp.zeros(()), nothing, nothing, nothing, nothing),
+        policy=nothing,
         rewards=nothing,
         groups=Groups(("one", "two"), jnp.array([0.7, 0.3])),
         num_rewards=3,
