@@ -3,7 +3,7 @@
 B prompts padded on the left, n samples a prompt, T new tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -117,13 +117,16 @@ def language_model_policy(
     return LanguagePolicy(init, sample, log_probs, lora.trainable, _reference)
 
 
-def left_padded(texts: list[list[int]], *, context: int, max_tokens: int) -> Prompts:
+def left_padded(
+    texts: list[list[int]], *, context: int, max_tokens: int, names: Sequence[str] | None = None
+) -> Prompts:
     """Prompts of several lengths as one batch.
 
     Args:
         texts: Token ids of every prompt.
         context: Of the model.
         max_tokens: T, room that responses need.
+        names: What errors call the prompts; without, their places in the list.
 
     Raises:
         UserError: If there is no prompt, one is empty, or one is too long; it is named.
@@ -131,13 +134,14 @@ def left_padded(texts: list[list[int]], *, context: int, max_tokens: int) -> Pro
     if not texts:
         raise UserError("there are no prompts")
     length = max(map(len, texts))
-    for place, text in enumerate(texts):
+    called = names or [f"prompt {place + 1} of {len(texts)}" for place in range(len(texts))]
+    for name, text in zip(called, texts, strict=True):
         if not text:
-            raise UserError(f"prompt {place + 1} of {len(texts)} is empty")
+            raise UserError(f"{name} is empty")
         if len(text) + max_tokens > context:
             raise UserError(
-                f"prompt {place + 1} of {len(texts)} has {len(text)} tokens; with {max_tokens} "
-                f"new ones that is more than the model's context of {context}"
+                f"{name} has {len(text)} tokens; with {max_tokens} new ones that is more than the "
+                f"model's context of {context}"
             )
     tokens = jnp.array([[0] * (length - len(text)) + text for text in texts], jnp.int32)
     lengths = jnp.array([len(text) for text in texts])

@@ -1,6 +1,7 @@
 """Prompts of a policy run in a file, and the part of them that is held out."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,11 @@ class PromptTexts(NamedTuple):
     evaluation: tuple[str, ...]  # of these none is trained on, unless nothing is held out
 
 
-def read_prompts(path: Path) -> list[str]:
+def read_prompts(path: Path) -> dict[str, int]:
     """Read prompts: the key `prompt` of JSON lines, or the lines of a text file.
+
+    Returns:
+        The distinct prompts, each with the number of the line that it first stands in.
 
     Raises:
         UserError: If the file can't be read, is empty, or a prompt is; the line is named.
@@ -30,22 +34,22 @@ def read_prompts(path: Path) -> list[str]:
             f"{path}: unknown kind of prompts {path.suffix!r}; {nearest(path.suffix, SUFFIXES)}"
         )
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Lines are what an editor counts: `splitlines` would part them at other characters, too.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8") from None
-    prompts = [
-        _prompt(line, f"{path}: line {number}", path.suffix)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
+    prompts: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            prompts.setdefault(_prompt(line, f"{path}: line {number}", path.suffix), number)
     if not prompts:
         raise UserError(f"{path}: there are no prompts in it")
     return prompts
 
 
-def hold_out(prompts: list[str], share: float, *, seed: int) -> PromptTexts:
+def hold_out(prompts: Iterable[str], share: float, *, seed: int) -> PromptTexts:
     """Put a share of the distinct prompts aside, one at least; of a share of 0, evaluate on all.
 
     Raises:

@@ -1,6 +1,6 @@
 """The problem of a language model: prompts of a file, rewards of texts, calibrated once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -85,7 +85,8 @@ def text_problem(config: PolicyConfig) -> Problem:
     assert isinstance(source, RunRewards | FunctionRewards)
     assert config.prompts is not None
     path = Path(config.prompts.path)
-    texts = hold_out(read_prompts(path), config.prompts.held_out, seed=config.seed)
+    lines = read_prompts(path)
+    texts = hold_out(lines, config.prompts.held_out, seed=config.seed)
     grid = grid_of(config.parallel.data, config.parallel.fsdp)
     places = None if grid is None else places_on(grid)
     with about("policy.model"):
@@ -110,7 +111,7 @@ def text_problem(config: PolicyConfig) -> Problem:
     with about(path):
         frozen, readers = placed(model.params, grid), repeated(wanted.readers, grid)
         tables = [
-            _table(model, wanted, part, section.max_new_tokens)._replace(
+            _table(model, wanted, part, lines, section.max_new_tokens)._replace(
                 language_model=frozen, readers=readers
             )
             for part in texts
@@ -282,18 +283,24 @@ def _filled(section: GroupsSection, found: dict[str, Any]) -> GroupsSection:
 
 
 def _table(
-    model: LanguageModel, wanted: _Wanted, texts: tuple[str, ...], max_tokens: int
+    model: LanguageModel,
+    wanted: _Wanted,
+    texts: tuple[str, ...],
+    lines: Mapping[str, int],
+    max_tokens: int,
 ) -> TextPrompts:
-    """Prompts of some texts, without what is frozen."""
+    """Prompts of some texts, without what is frozen; `lines` is where each text stands."""
     lead = [] if model.config.bos_token is None else [model.config.bos_token]
     ids = [lead + model.tokenizer.encode(text) for text in texts]
-    for text, row in zip(texts, ids, strict=True):
-        if max(row) >= model.config.vocabulary:
+    names = [f"line {lines[text]}" for text in texts]
+    for name, row in zip(names, ids, strict=True):
+        if max(row, default=0) >= model.config.vocabulary:
             raise UserError(
-                f"prompt {text[:40]!r} has token {max(row)}; the model's vocabulary has "
-                f"{model.config.vocabulary}"
+                f"{name} has token {max(row)}; the model's vocabulary has {model.config.vocabulary}"
             )
-    prompts: Prompts = left_padded(ids, context=model.config.context, max_tokens=max_tokens)
+    prompts: Prompts = left_padded(
+        ids, context=model.config.context, max_tokens=max_tokens, names=names
+    )
     return TextPrompts(
         prompts=prompts,
         reward_inputs=wanted.prompt_inputs(texts),

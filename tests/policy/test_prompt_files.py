@@ -1,9 +1,11 @@
-"""Prompts that are put aside: one at least, unless all are to be trained on and evaluated on."""
+"""Prompts in files, and those that are put aside."""
+
+import json
 
 import pytest
 
 from paljax.errors import UserError
-from paljax.policy.prompt_files import hold_out
+from paljax.policy.prompt_files import hold_out, read_prompts
 
 PROMPTS = [f"prompt {number}" for number in range(10)]
 
@@ -25,3 +27,12 @@ def test_all_are_both_where_nothing_is_put_aside():
 def test_one_prompt_can_not_be_put_aside():
     with pytest.raises(UserError, match="leaves none of 1 prompts to train on; give more prompts"):
         hold_out(PROMPTS[:1], 0.2, seed=0)
+
+
+def test_prompts_know_their_lines(tmp_path):
+    texts = ["one", "two\u2028still two\x0bas ever", "one", "four"]
+    (tmp_path / "p.txt").write_text("one\n\ntwo\u2028still two\x0bas ever\none\r\nfour")
+    assert read_prompts(tmp_path / "p.txt") == {texts[0]: 1, texts[1]: 3, texts[3]: 5}
+    lines = [json.dumps({"prompt": text}, ensure_ascii=False) + "\n" for text in texts]
+    (tmp_path / "p.jsonl").write_text("".join(lines))
+    assert read_prompts(tmp_path / "p.jsonl") == {texts[0]: 1, texts[1]: 2, texts[3]: 4}

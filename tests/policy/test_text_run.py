@@ -332,9 +332,16 @@ CASES = [
     Case("all held out", line=r"prompts\.held_out: 0\.9 leaves none of 1 prompts",
          changes={"prompts": {"path": "p.txt", "held_out": 0.9}},
          prepare=lambda folder: (folder / "p.txt").write_text("the cat\n")),
-    Case("prompts longer than the context",
-         line=r"p\.txt: prompt \d of \d has 51 tokens; with 6 new ones .* context of 48",
-         **prompts("the cat\n" * 1 + "a " * 50 + "\n", "p.txt")),
+    # Held out or trained on, and whatever the order that prompts are mixed to.
+    *(Case(f"prompt longer than the context in line {number}",
+           line=rf"p\.jsonl: line {number} has 51 tokens; with 6 new ones .* context of 48",
+           **prompts("".join(
+               ["\n" if place == 2 else json.dumps({"prompt": f"word{place} " +
+                "a " * (49 if place == number else 1)}) + "\n" for place in range(1, 8)])))
+      for number in (1, 3, 7)),
+    Case("prompt longer than the context in a list of texts",
+         line=r"p\.txt: line 3 has 51 tokens; with 6 new ones that is more than the model's "
+         r"context of 48", **prompts("the cat\nthe cat\n" + "a " * 50 + "\na dog\n", "p.txt")),
     Case("no room for new tokens", policy(max_new_tokens=60), r"has \d tokens; with 60 new ones"),
     Case("vocabulary that does not fit", policy(model="wordy"),
          r"policy\.model: wordy: its tokenizer has 46 tokens, the model's vocabulary has 37",
