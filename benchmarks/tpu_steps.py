@@ -65,6 +65,7 @@ LLAMA_7B = DecoderConfig(
     bos_token=1,
     end_tokens=(2,),
 )
+OPENING = (1,)  # tokens that a text of LLAMA_7B opens with
 NUM_SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 4, 128, 128
 
 
@@ -188,7 +189,7 @@ def policy_learner(
         language_model_policy(network, max_tokens=new_tokens, compute=compute), low_rank=False
     )
     groups = Groups(("first", "second"), jnp.array([0.5, 0.5]))
-    reading = Reading(-2, "mean", network.bos_token, compute)
+    reading = Reading(-2, "mean", OPENING, compute)
     heads = jax.random.normal(jax.random.key(0), (network.width, 2))
 
     def of_responses(texts: TextPrompts, tokens: Any, mask: Any) -> Any:

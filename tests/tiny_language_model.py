@@ -16,10 +16,15 @@ WORDS = (
 
 
 def write(
-    folder: Path, *, words: tuple[str, ...] = WORDS, scale: float = 1.0, **changed: Any
+    folder: Path,
+    *,
+    words: tuple[str, ...] = WORDS,
+    scale: float = 1.0,
+    opens: bool = True,
+    **changed: Any,
 ) -> Path:
-    """Write the checkpoint; `changed` are keys of its config.json."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    """Write the checkpoint, whose texts open with `<s>` or don't; `changed` is in config.json."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     folder.mkdir(parents=True, exist_ok=True)
     config = tiny_checkpoints.CHECKPOINTS["llama"] | changed
@@ -31,5 +36,9 @@ def write(
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(list(SPECIAL))
+    if opens:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 1)]
+        )
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder

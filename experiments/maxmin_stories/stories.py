@@ -30,7 +30,7 @@ def draw_stories(prompts: list[str], samples: int, seed: int) -> list[list[str]]
     policy = language_model_policy(
         model.config, model.params, max_tokens=section.max_new_tokens, end_tokens=ends
     )
-    ids = [[model.config.bos_token, *model.tokenizer.encode(text)] for text in prompts]
+    ids = [[*model.tokenizer.opening, *model.tokenizer.encode(text)] for text in prompts]
     table = left_padded(ids, context=model.config.context, max_tokens=section.max_new_tokens)
     params = policy.init(jax.random.key(seed))
     draw = jax.jit(policy.sample, static_argnums=3)

@@ -59,5 +59,5 @@ class DecoderConfig:
     mlp_bias: bool = False
     qk_norm: bool = False  # a norm on every head's query and key, before the rotation
     tied: bool = False  # the output layer is the embedding table
-    bos_token: int | None = None
+    bos_token: int | None = None  # a name for it; whether texts open with it, tokenizers say
     end_tokens: tuple[int, ...] = ()  # any of these ends a text

@@ -12,6 +12,7 @@ from paljax.errors import UserError
 from paljax.networks.decoder_config import DecoderConfig
 from paljax.networks.huggingface_config import CONFIG, config_record, read_config
 from paljax.networks.tensor_names import Tensors, to_params, to_tensors
+from paljax.networks.tokenizers import SETTINGS
 from paljax.storage import write_file, write_json
 
 WEIGHTS = "model.safetensors"
@@ -38,7 +39,7 @@ def find_model(source: str, *, revision: str | None = None) -> Path:
     import huggingface_hub
 
     try:
-        files = [CONFIG, "*.safetensors", INDEX, TOKENIZER]
+        files = [CONFIG, "*.safetensors", INDEX, TOKENIZER, SETTINGS]
         found = huggingface_hub.snapshot_download(source, revision=revision, allow_patterns=files)
     except Exception as error:  # the hub's client raises what its transport raises
         reason = " ".join(str(error).split())[:160]

@@ -15,6 +15,7 @@ from paljax.networks.gguf_files import load_gguf
 from paljax.networks.huggingface_config import CONFIG
 from paljax.networks.llama2c import load_llama2c
 from paljax.networks.tokenizers import (
+    SETTINGS,
     Tokenizer,
     gguf_tokenizer,
     load_huggingface_tokenizer,
@@ -107,8 +108,10 @@ def _folder(source: str, tokenizer: Path | None, revision: str | None, dtype: An
         raise UserError(f"{error}; among the models by name, {nearest(source, NAMED)}") from None
     config, params = huggingface.load(folder, dtype=dtype)
     path = tokenizer or folder / huggingface.TOKENIZER
-    files = (folder / CONFIG, *sorted(folder.glob("*.safetensors")), path)
-    return LanguageModel(config, params, load_huggingface_tokenizer(path), files)
+    read = load_huggingface_tokenizer(path)
+    settings = path.with_name(SETTINGS)
+    files = [folder / CONFIG, *sorted(folder.glob("*.safetensors")), path, settings]
+    return LanguageModel(config, params, read, tuple(file for file in files if file.is_file()))
 
 
 def _stories(downloads: Path, dtype: Any) -> LanguageModel:

@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import json
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +11,14 @@ from typing import Any, NamedTuple
 
 from paljax.errors import UserError
 
+SETTINGS = "tokenizer_config.json"  # beside a `tokenizer.json`
 _BYTE = re.compile(rb"<0x([0-9A-F]{2})>")
 # llama2.c: 0 is unknown, 1 opens a text, 2 ends it, and the 256 bytes follow.
 _BOS, _END, _FIRST_BYTE = 1, 2, 3
 # How a GGUF file splits text before merging, and whether digits stand alone.
 _SPLITS = {"gpt-2": False, "smollm": True}
 _CONTROL = 3  # a GGUF file's type of special tokens
+_PROBE = "a"  # any text: what Hugging Face's tokenizers put before it, they put before all
 # Longest token that a sane file announces, bytes; more means that this is another kind of file.
 _LONGEST = 1 << 16
 
@@ -26,6 +29,7 @@ class Tokenizer(NamedTuple):
     vocabulary: int  # ids are below this
     encode: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]  # special tokens are left out
+    opening: tuple[int, ...]  # stands before every text that the model reads; often nothing
 
 
 def load_llama2c_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
@@ -74,23 +78,32 @@ def load_llama2c_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
         text = b"".join(kept).decode(errors="replace")
         return text.removeprefix(" ")
 
-    return Tokenizer(len(pieces), encode, decode)
+    return Tokenizer(len(pieces), encode, decode, (_BOS,))
 
 
 def load_huggingface_tokenizer(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json`.
+    """Read a `tokenizer.json`, and `tokenizer_config.json` beside it where there is one.
+
+    A text opens with what the tokenizer's own post-processor puts before it: for GPT-2, Qwen2 and
+    SmolLM2 nothing, whatever `bos_token_id` their `config.json` names. Where the settings have the
+    key `add_bos_token`, that decides. So did transformers 4 for Llama, whose checkpoints have it;
+    version 5 reads it only where there is no `tokenizer.json`.
 
     Raises:
-        UserError: If the file is missing or damaged.
+        UserError: If a file is missing or damaged, or wants a token that there is not.
     """
     import tokenizers
 
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        return _wrapped(tokenizers.Tokenizer.from_file(str(path)))
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare exceptions
         raise UserError(f"{path}: damaged: {' '.join(str(error).split())[:120]}") from None
+    settings = path.with_name(SETTINGS)
+    if not settings.is_file():
+        return _wrapped(tokenizer, _put_before(tokenizer))
+    return _wrapped(tokenizer, _opening(tokenizer, settings))
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -122,14 +135,48 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     types = metadata["tokenizer.ggml.token_type"]
     special = [token for token, kind in zip(tokens, types, strict=True) if kind == _CONTROL]
     tokenizer.add_special_tokens(special)
-    return _wrapped(tokenizer)
+    # llama.cpp, too, opens texts of these kinds with nothing unless the file asks for it.
+    wanted = metadata.get("tokenizer.ggml.add_bos_token", False)
+    opening = (int(metadata["tokenizer.ggml.bos_token_id"]),) if wanted else ()
+    return _wrapped(tokenizer, opening)
 
 
-def _wrapped(tokenizer: Any) -> Tokenizer:
+def _opening(tokenizer: Any, settings: Path) -> tuple[int, ...]:
+    """What stands before a text by the settings, and where they say nothing by the tokenizer."""
+    try:
+        record = json.loads(settings.read_text(encoding="utf-8"))
+        wanted, named = record.get("add_bos_token"), record.get("bos_token")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{settings}: damaged: {' '.join(str(error).split())[:120]}") from None
+    if wanted is None:
+        return _put_before(tokenizer)
+    if not wanted:
+        return ()
+    text = named.get("content") if isinstance(named, dict) else named
+    token = None if text is None else tokenizer.token_to_id(text)
+    if token is None:
+        raise UserError(
+            f"{settings}: add_bos_token is true, but bos_token {text!r} is no token of the "
+            "vocabulary"
+        )
+    return (token,)
+
+
+def _put_before(tokenizer: Any) -> tuple[int, ...]:
+    """The special tokens that a tokenizer's post-processor puts before a text."""
+    whole = tokenizer.encode(_PROBE)
+    added = itertools.takewhile(
+        lambda pair: pair[1], zip(whole.ids, whole.special_tokens_mask, strict=True)
+    )
+    return tuple(token for token, _ in added)
+
+
+def _wrapped(tokenizer: Any, opening: tuple[int, ...]) -> Tokenizer:
     return Tokenizer(
         vocabulary=tokenizer.get_vocab_size(),
         encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
         decode=lambda tokens: str(tokenizer.decode(list(tokens), skip_special_tokens=True)),
+        opening=opening,
     )
 
 

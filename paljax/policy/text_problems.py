@@ -256,7 +256,14 @@ def _of_run(
         },
         columns=groups.columns,
         dropped=groups.dropped,
-        rewards=of_texts(found, model.config, decoder=decoder, readers=readers, places=places),
+        rewards=of_texts(
+            found,
+            model.config,
+            opening=model.tokenizer.opening,
+            decoder=decoder,
+            readers=readers,
+            places=places,
+        ),
         prompt_inputs=partial(prompt_inputs, found),
         readers={name: reader.params for name, reader in readers.items()},
     )
@@ -290,8 +297,7 @@ def _table(
     max_tokens: int,
 ) -> TextPrompts:
     """Prompts of some texts, without what is frozen; `lines` is where each text stands."""
-    lead = [] if model.config.bos_token is None else [model.config.bos_token]
-    ids = [lead + model.tokenizer.encode(text) for text in texts]
+    ids = [[*model.tokenizer.opening, *model.tokenizer.encode(text)] for text in texts]
     names = [f"line {lines[text]}" for text in texts]
     for name, row in zip(names, ids, strict=True):
         if max(row, default=0) >= model.config.vocabulary:

@@ -42,6 +42,7 @@ def of_texts(
     groups: GroupRewards,
     sizes: DecoderConfig,
     *,
+    opening: tuple[int, ...],
     decoder: Decoder,
     readers: Mapping[str, Reader],
     places: Places | None = None,
@@ -55,6 +56,7 @@ def of_texts(
     Args:
         groups: Of a reward run whose items are read by `causal_lm`, `minilm` or both.
         sizes: Of the policy's language model; see `require_same_model`.
+        opening: Tokens that its texts open with.
         decoder: Makes texts of drawn tokens.
         readers: Of `open_readers`; their parameters come with the prompts.
         places: How the language model's stream lies on several devices.
@@ -62,7 +64,7 @@ def of_texts(
     reads = [
         _by_reader(name, part, readers[name], decoder)
         if name in readers
-        else _by_policy(part, sizes, decoder, places)
+        else _by_policy(part, sizes, opening, decoder, places)
         for name, part in _parts(groups, "").items()
     ]
     level_width = groups.model.item_encoder.level_width
@@ -152,11 +154,15 @@ def _parts(groups: GroupRewards, run: str) -> dict[str, TextEmbeddings]:
 
 
 def _by_policy(
-    part: TextEmbeddings, sizes: DecoderConfig, decoder: Decoder, places: Places | None
+    part: TextEmbeddings,
+    sizes: DecoderConfig,
+    opening: tuple[int, ...],
+    decoder: Decoder,
+    places: Places | None,
 ) -> _Read:
     """Read by the frozen language model that the policy started from."""
     assert isinstance(part.config, CausalLM)
-    reading = reading_of(part.config, sizes)
+    reading = reading_of(part.config, sizes, opening)
     reading = reading._replace(compute=reading.compute._replace(places=places))
     ends = jnp.asarray(decoder.end_tokens, jnp.int32)
 

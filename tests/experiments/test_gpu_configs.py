@@ -67,7 +67,7 @@ def problem_of(config, reward_config, sizes):
     """The problem with shapes in the place of the language model's weights."""
     wanted = rewards_of(reward_config, sizes)
     ends = end_tokens_of(config.policy, sizes)
-    in_nats = of_texts(wanted, sizes, decoder=Decoder(str, ends), readers={})
+    in_nats = of_texts(wanted, sizes, opening=(1,), decoder=Decoder(str, ends), readers={})
     base = jax.eval_shape(partial(causal_lm.init, config=sizes), jax.random.key(0))
     calibration = Calibration(jnp.zeros((X, 2)), jnp.ones(2), None, None)
     tokens = jnp.zeros((X, P), jnp.int32)

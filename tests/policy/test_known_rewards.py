@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from paljax import runs, text_functions, train
+from paljax.config import parse
 from paljax.data.encoders import causal_lm
 from paljax.policy.decoding import Decoder
 from paljax.policy.known_rewards import of_functions
+from paljax.policy.text_problems import text_problem
 from paljax.text_functions import TEXT_FUNCTIONS
 from tests import tiny_language_model
 from tests.tiny_language_model import WORDS
@@ -69,6 +71,26 @@ def test_a_run_on_known_rewards_needs_no_reward_run(folder: Path) -> None:
     page = (folder / "run" / runs.REPORT).read_text()
     assert "Functions of text; the run&#x27;s rewards: positive, concise; a tie" in page
     assert metrics["scores"]["minimum"] > 3 * max(metrics["scores"]["standard_errors"].values())
+
+
+def test_prompts_open_as_the_tokenizer_says(folder: Path) -> None:
+    tiny_language_model.write(folder / "plain", opens=False)
+    for model, opening in (("tiny", [1]), ("plain", [])):
+        config = parse(
+            POLICY | {"policy": POLICY["policy"] | {"model": model}},  # type: ignore[operator]
+            where="here",
+        )
+        problem = text_problem(config)
+        texts = (problem.prompts.prompts, problem.texts.prompts.prompts)
+        rows = {
+            tuple(tokens[mask].tolist())
+            for part in texts
+            for tokens, mask in zip(*(np.asarray(each) for each in part), strict=True)
+        }
+        lines = Path("prompts.txt").read_text().splitlines()
+        assert rows == {
+            (*opening, *(WORDS.index(word) + 3 for word in line.split())) for line in lines
+        }
 
 
 def test_functions_read_the_text_before_the_end_token() -> None:

@@ -124,7 +124,10 @@ def test_rewards_of_drawn_tokens_are_those_of_their_text(read_by: str, folder: P
     model = causal_lm.open_language_model("tiny")
     decoder = Decoder(model.tokenizer.decode, (2,))
     readers = open_readers(groups, run="reward")
-    rewards = jax.jit(of_texts(groups, model.config, decoder=decoder, readers=readers))
+    opening = model.tokenizer.opening
+    rewards = jax.jit(
+        of_texts(groups, model.config, opening=opening, decoder=decoder, readers=readers)
+    )
     prompts = TextPrompts(
         prompts=cast(Any, None),
         reward_inputs=prompt_inputs(groups, ("the weather",)),

@@ -50,7 +50,7 @@ class Reading(NamedTuple):
 
     layer: int
     pooling: Literal["mean", "last", "sum"]
-    bos_token: int | None  # stands before every text
+    opening: tuple[int, ...]  # tokens that stand before every text
     compute: Compute
 
 
@@ -86,8 +86,8 @@ def open_model(config: CausalLM) -> TextModel:
         UserError: If it is not there, can't be read, or has no such layer.
     """
     model = open_language_model(config.model, tokenizer=config.tokenizer, revision=config.revision)
-    reading = reading_of(config, model.config)
-    limit = _limit(config, model.config)
+    reading = reading_of(config, model.config, model.tokenizer.opening)
+    limit = _limit(config, model)
     embed = partial(_embed, model, reading, limit, config.tokens_per_batch)
     return TextModel(model.config.width, limit, revision_of(config, model), embed)
 
@@ -95,12 +95,12 @@ def open_model(config: CausalLM) -> TextModel:
 def revision_of(config: CausalLM, model: LanguageModel) -> str:
     """Another where an embedding by this model could be another."""
     settings = config.model_dump(include={"layer", "pooling", "dtype"})
-    settings |= {"limit": _limit(config, model.config)}
+    settings |= {"limit": _limit(config, model), "opening": model.tokenizer.opening}
     return pretrained.digest(model.files, settings=settings)
 
 
-def reading_of(config: CausalLM, sizes: DecoderConfig) -> Reading:
-    """How a configuration reads a model of these sizes.
+def reading_of(config: CausalLM, sizes: DecoderConfig, opening: tuple[int, ...]) -> Reading:
+    """How a configuration reads a model of these sizes, whose texts open with these tokens.
 
     Raises:
         UserError: If the model has no such layer.
@@ -111,7 +111,7 @@ def reading_of(config: CausalLM, sizes: DecoderConfig) -> Reading:
             f"wanted 1 to {sizes.layers}, or -1 to -{sizes.layers}"
         )
     compute = Compute(dtype=jnp.dtype(config.dtype).type)
-    return Reading(config.layer, config.pooling, sizes.bos_token, compute)
+    return Reading(config.layer, config.pooling, opening, compute)
 
 
 def read_states(
@@ -136,16 +136,16 @@ def read_states(
     Source:
         PAL, arXiv 2406.08469, section 3.
     """
-    lead = 0
-    seen_tokens, seen = tokens, mask
-    if reading.bos_token is not None:
-        lead = 1
-        column = jnp.full_like(tokens[:, :1], reading.bos_token)
-        seen_tokens = jnp.concatenate([column, tokens], axis=1)
-        seen = jnp.concatenate([jnp.ones_like(mask[:, :1]), mask], axis=1)
+    shape = (len(tokens), len(reading.opening))
+    before = jnp.broadcast_to(jnp.asarray(reading.opening, tokens.dtype)[None], shape)
     states = causal_lm.hidden_states(
-        params, seen_tokens, seen, sizes, layer=reading.layer, compute=reading.compute
-    )[:, lead:]
+        params,
+        jnp.concatenate([before, tokens], axis=1),
+        jnp.concatenate([jnp.ones(shape, mask.dtype), mask], axis=1),
+        sizes,
+        layer=reading.layer,
+        compute=reading.compute,
+    )[:, shape[1] :]
     if reading.pooling == "sum":
         return jnp.sum(jnp.where(mask[:, :, None], states, 0), axis=1)
     return causal_lm.pool(states, mask, how=reading.pooling)
@@ -155,9 +155,9 @@ def read_states(
 _read_batch = jax.jit(read_states, static_argnames=("sizes", "reading"))
 
 
-def _limit(config: CausalLM, sizes: DecoderConfig) -> int:
+def _limit(config: CausalLM, model: LanguageModel) -> int:
     """The most tokens of a text that are read."""
-    return min(config.max_length, sizes.context - (sizes.bos_token is not None))
+    return min(config.max_length, model.config.context - len(model.tokenizer.opening))
 
 
 def _embed(

@@ -43,12 +43,32 @@ def test_states_are_the_penultimate_layers_after_the_opening_token(folder, pooli
         np.testing.assert_allclose(vector, wanted[pooling], rtol=1e-4, atol=1e-4)
 
 
+def test_a_text_that_nothing_stands_before_is_read_whole(tmp_path):
+    """As GPT-2's, whose config.json names a bos token all the same."""
+    plain = tiny_language_model.write(tmp_path / "plain", opens=False)
+    config = CausalLM(model=str(plain), tokens_per_batch=40)
+    vectors, cut = embedded(config)
+    sizes, params = huggingface.load(plain)
+    assert sizes.bos_token == 1
+    assert open_model(config).limit == sizes.context
+    assert cut.tolist() == [False, False, False, True]
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        ids = [WORDS.index(word) + 3 for word in text.split()][: sizes.context]
+        states = causal_lm.hidden_states(
+            params, jnp.array([ids]), jnp.ones((1, len(ids)), bool), sizes, layer=2
+        )
+        np.testing.assert_allclose(vector, states[0].mean(axis=0), rtol=1e-4, atol=1e-4)
+
+
 def test_the_revision_says_what_an_embedding_depends_on(folder, tmp_path):
     config = CausalLM(model=str(folder))
     other = tiny_language_model.write(tmp_path / "other", scale=0.5)
-    changed = [{"layer": -1}, {"pooling": "last"}, {"max_length": 5}, {"model": str(other)}]
+    settled = tiny_language_model.write(tmp_path / "settled")
+    (settled / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    changed = [{"layer": -1}, {"pooling": "last"}, {"max_length": 5}, {"model": str(other)},
+               {"model": str(settled)}]  # fmt: skip
     revisions = {open_model(config.model_copy(update=change)).revision for change in ({}, *changed)}
-    assert len(revisions) == 5
+    assert len(revisions) == 6
     again = tiny_language_model.write(tmp_path / "again")
     assert open_model(CausalLM(model=str(again))).revision == open_model(config).revision
 
