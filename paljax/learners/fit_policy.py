@@ -105,8 +105,9 @@ def fit_policy(
 
     Returns:
         A learner on `PolicyState` and `PromptBatch`. Metrics of a step: loss, reward (what is
-        maximised), kl in nats, value (of the batch), utility/GROUP, weight/GROUP, learning_rate,
-        grad_norm, and with rollouts length in tokens and clipped, the share of ratios beyond ε.
+        maximised), kl in nats, value (of the batch), utility/GROUP, weight/GROUP (in this step),
+        learning_rate, grad_norm, and with rollouts length in tokens and clipped, the share of
+        ratios beyond ε.
 
     Raises:
         ValueError: If there are no rollouts and no actions to enumerate either.
@@ -182,10 +183,13 @@ def _step(game: _Game, state: PolicyState, batch: PromptBatch) -> tuple[PolicySt
     rows = batch.rows if objective.by_prompt else jnp.zeros_like(batch.rows)
     by_prompt = jnp.einsum("bn,bng->bg", seen.shares, seen.rewards)
     factor = jnp.asarray(game.optimizer.schedule(state.step))
-    state = _reweigh(game, state, by_prompt, rows, batch.weights, factor)
+    # Groups are weighed by what earlier batches said of them. Weights that have seen the batch lean
+    # to whom its draws happen to serve least: with them the gradient is biased, most where they
+    # move far in a step.
     q = jnp.exp(jnp.take(state.log_q, rows, axis=0))
     wanted = objective.of_response(seen.rewards, q[:, None, :])
     state, measured = _improve(game, state, batch, seen, wanted)
+    state = _reweigh(game, state, by_prompt, rows, batch.weights, factor)
 
     utilities, weights = batch.weights @ by_prompt, batch.weights @ q
     kl = batch.weights @ jnp.sum(seen.shares * seen.log_ratio, axis=1)

@@ -72,6 +72,26 @@ def test_weights_see_a_mean_at_first_and_then_a_moving_average() -> None:
         assert_allclose(state.log_q[0], log_q, rtol=1e-4)
 
 
+@pytest.mark.parametrize("samples", [None, 4], ids=["exact", "sampled"])
+@pytest.mark.parametrize("name", ["maxmin", "maxmin_per_prompt"])
+def test_a_batch_is_weighed_by_what_was_known_before_it(name: str, samples: int | None) -> None:
+    """The policy moves as for fixed weights, and then all weight goes to the worst-off group."""
+    problem, shares = table(), jnp.array([0.5, 0.2, 0.3])
+    options = {"rule": "argmin", "samples": samples, "learning_rate": 0.5}
+    learner = learner_of(problem, name, 10, **options)
+    state = learner.init(jax.random.key(4))
+    state = state._replace(log_q=jnp.broadcast_to(jnp.log(shares), state.log_q.shape))
+    moved, metrics = jax.jit(learner.step)(state, batch_of(problem))
+    fixed = learner_of(problem, "utilitarian", 10, **options)
+    wanted, _ = jax.jit(fixed.step)(fixed.init(jax.random.key(4)), batch_of(problem))
+    assert_allclose(moved.params["tilts"], wanted.params["tilts"], rtol=1e-5)
+    assert float(jnp.abs(moved.params["tilts"]).max()) > 0.1
+    for g, group in enumerate(problem.groups.names):
+        assert metrics[f"weight/{group}"] == pytest.approx(float(shares[g]))
+    weights = np.exp(np.asarray(moved.log_q))[moved.visits > 0]
+    assert_allclose(np.sort(weights), np.tile([0.0, 0.0, 1.0], (len(weights), 1)))
+
+
 def test_averages_are_over_the_last_part_of_the_steps() -> None:
     problem, steps = table(), 6
     learner = learner_of(problem, "maxmin", steps, learning_rate=0.5)
