@@ -212,10 +212,15 @@ def _drawn(game: _Game, state: PolicyState, batch: PromptBatch) -> _Seen:
     assert rollouts is not None
     key = jax.random.fold_in(state.key, state.step)
     drawn = policy.sample(state.params, key, batch.prompts, rollouts.num_samples)
-    log_reference = policy.log_probs(state.reference, batch.prompts, drawn.tokens, drawn.mask)
+    # In bfloat16 a sampler rounds otherwise, token by token, than a whole pass does: both sides of
+    # the log-ratio are from one function, so that rounding makes no KL.
+    log_policy, log_reference = (
+        policy.log_probs(params, batch.prompts, drawn.tokens, drawn.mask)
+        for params in (state.params, state.reference)
+    )
     rewards = game.rewards.of_responses(batch.prompts, drawn.tokens, drawn.mask)
     shares = jnp.full(rewards.shape[:2], 1 / rollouts.num_samples)
-    return _Seen(rewards, shares, jnp.sum(drawn.log_probs - log_reference, axis=2), drawn)
+    return _Seen(rewards, shares, jnp.sum(log_policy - log_reference, axis=2), drawn)
 
 
 def _enumerated(game: _Game, state: PolicyState, batch: PromptBatch) -> _Seen:
@@ -268,16 +273,17 @@ def _improve(
     loss = _expected_loss if game.rollouts is None else _surrogate_loss
     slope = jax.value_and_grad(partial(loss, game, batch, seen, gains), has_aux=True)
 
-    def update(carry: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], Metrics]:
-        params, moments = carry
-        (value, measured), gradient = slope(params)
+    def update(carry: tuple[Params, Any, Any], first: Array) -> tuple[Any, Metrics]:
+        params, moments, old = carry
+        (value, (measured, old)), gradient = slope(params, old, first)
         updates, moments = game.optimizer.transformation.update(gradient, moments, params)
         measured = measured | {"loss": value, "grad_norm": optax.tree.norm(gradient)}
-        return (optax.apply_updates(params, updates), moments), measured
+        return (optax.apply_updates(params, updates), moments, old), measured
 
     times = 1 if game.rollouts is None else game.rollouts.updates
-    start = (state.params, state.optimizer)
-    (params, moments), measured = jax.lax.scan(update, start, length=times)
+    old = None if seen.drawn is None else seen.drawn.log_probs
+    start, first = (state.params, state.optimizer, old), jnp.arange(times) == 0
+    (params, moments, _), measured = jax.lax.scan(update, start, first)
     share = (1 + AVERAGE_OVER) / (state.step + 1 + AVERAGE_OVER)
     average = jax.tree.map(lambda old, new: old + share * (new - old), state.average, params)
     whole = _whole(game.policy, params, game.num_prompts)
@@ -292,29 +298,45 @@ def _improve(
 
 
 def _expected_loss(
-    game: _Game, batch: PromptBatch, seen: _Seen, gains: Float[Array, "B Y"], params: Params
-) -> tuple[Float[Array, ""], Metrics]:
+    game: _Game,
+    batch: PromptBatch,
+    seen: _Seen,
+    gains: Float[Array, "B Y"],
+    params: Params,
+    old: None,
+    first: Array,
+) -> tuple[Float[Array, ""], tuple[Metrics, None]]:
     """-E_x Σ_y π(y | x) gain(x, y), whose gradient is that of -E reward + β KL."""
     log_policy = _log_policy(game.policy, params, batch.prompts)
     expected = jnp.sum(jnp.exp(log_policy) * jax.lax.stop_gradient(gains), axis=1)
-    return -(batch.weights @ expected), {}
+    return -(batch.weights @ expected), ({}, old)
 
 
 def _surrogate_loss(
-    game: _Game, batch: PromptBatch, seen: _Seen, gains: Float[Array, "B n"], params: Params
-) -> tuple[Float[Array, ""], Metrics]:
-    """PPO's clipped surrogate with leave-one-out advantages, summed over tokens."""
+    game: _Game,
+    batch: PromptBatch,
+    seen: _Seen,
+    gains: Float[Array, "B n"],
+    params: Params,
+    old: Float[Array, "B n T"],
+    first: Array,
+) -> tuple[Float[Array, ""], tuple[Metrics, Float[Array, "B n T"]]]:
+    """PPO's clipped surrogate with leave-one-out advantages, summed over tokens.
+
+    Ratios are to the first update's own pass: another program's bfloat16 would clip some of them.
+    """
     drawn, rollouts = seen.drawn, game.rollouts
     assert drawn is not None
     assert rollouts is not None
     advantages = leave_one_out(gains)[:, :, None]
     log_probs = game.policy.log_probs(params, batch.prompts, drawn.tokens, drawn.mask)
-    ratio = jnp.exp(log_probs - drawn.log_probs)
+    old = jnp.where(first, jax.lax.stop_gradient(log_probs), old)
+    ratio = jnp.exp(log_probs - old)
     clipped = jnp.clip(ratio, 1 - rollouts.clip, 1 + rollouts.clip)
     surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
     by_response = jnp.sum(jnp.where(drawn.mask, surrogate, 0), axis=2)
     beyond = jnp.sum(drawn.mask & (ratio != clipped)) / jnp.sum(drawn.mask)
-    return -(batch.weights @ jnp.mean(by_response, axis=1)), {"clipped": beyond}
+    return -(batch.weights @ jnp.mean(by_response, axis=1)), ({"clipped": beyond}, old)
 
 
 def _log_policy(policy: Policy, params: Params, prompts: Prompts) -> Float[Array, "B Y"]:

@@ -17,7 +17,9 @@ class Samples(NamedTuple):
 
     tokens: Int[Array, "B n T"]
     mask: Bool[Array, "B n T"]  # True up to and including the end token
-    log_probs: Float[Array, "B n T"]  # nats, of every token given those before; 0 where masked
+    # Nats, of every token given those before; 0 where masked. A language model's sampler rounds
+    # otherwise than `Policy.log_probs` does: take both sides of a ratio from one of them.
+    log_probs: Float[Array, "B n T"]
 
 
 class Sample(Protocol):

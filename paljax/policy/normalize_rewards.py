@@ -32,9 +32,7 @@ class Calibration(NamedTuple):
     log_weights: Float[Array, "X n"] | None  # their log-probabilities, normalised
 
 
-def of_groups(
-    rewards: Float[Array, "X n C"], matrix: Float[Array, "K C"]
-) -> Float[Array, "X n K"]:
+def of_groups(rewards: Float[Array, "X n C"], matrix: Float[Array, "K C"]) -> Float[Array, "X n K"]:
     """Rewards of the groups, Σ_c A_kc r_c, before anything measures them.
 
     Args:

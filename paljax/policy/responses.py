@@ -71,10 +71,13 @@ def draw_responses(
         prompts = take(table, rows)
         prompts = prompts._replace(prompts=dealt(prompts.prompts, grid))
         drawn = policy.sample(params, key, prompts, samples)
-        log_reference = policy.log_probs(reference, prompts, drawn.tokens, drawn.mask)
+        # Both by one function: in bfloat16 the sampler's own log-probabilities round otherwise.
+        log_policy, log_reference = (
+            policy.log_probs(each, prompts, drawn.tokens, drawn.mask)
+            for each in (params, reference)
+        )
         scored = rewards(prompts, drawn.tokens, drawn.mask)
-        log_ratio = jnp.sum(drawn.log_probs - log_reference, axis=2)
-        return drawn.tokens, drawn.mask, scored, log_ratio
+        return drawn.tokens, drawn.mask, scored, jnp.sum(log_policy - log_reference, axis=2)
 
     blocks = []
     for start in range(0, count, at_once):

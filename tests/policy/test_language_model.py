@@ -5,12 +5,25 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from paljax.errors import UserError
+from paljax.learners.fit_policy import (
+    PolicyOptimizer,
+    PromptBatch,
+    Rewards,
+    Rollouts,
+    fit_policy,
+)
+from paljax.learners.group_weights import GROUP_WEIGHTS
+from paljax.learners.objectives import OBJECTIVES, Groups
 from paljax.networks.causal_lm import Compute
 from paljax.networks.decoder_config import DecoderConfig, Rotary
 from paljax.policy.language_model import Lora, language_model_policy, left_padded
+from paljax.policy.normalize_rewards import Calibration
+from paljax.policy.responses import draw_responses
+from paljax.policy.text_policy import TextPrompts, text_policy
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -128,3 +141,40 @@ def test_mistakes_are_named(make, line):
     with pytest.raises(UserError) as caught:
         make()
     assert str(caught.value) == line
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["whole", "lora"])
+def test_in_bfloat16_rounding_makes_no_kl_and_no_clipped_ratio(lora):
+    made = language_model_policy(
+        CONFIG, max_tokens=T, lora_options=lora, compute=Compute(jnp.bfloat16)
+    )
+    policy = text_policy(made, low_rank=lora is not None)
+    base = language_model_policy(CONFIG, max_tokens=T).init(jax.random.key(7))
+    base = jax.tree.map(lambda leaf: 4 * leaf, base)  # sharp enough that rounding shows
+    if lora is None:
+        policy = policy._replace(init=lambda key: jax.tree.map(jnp.array, base))
+    prompts = TextPrompts(PROMPTS, None, Calibration(None, jnp.ones(2), None, None), base)
+
+    def rewards(prompts, tokens, mask):
+        return jnp.stack([((tokens == token) & mask).sum(axis=2) for token in (11, 12)], axis=2) / T
+
+    groups = Groups(("left", "right"), jnp.array([0.7, 0.3]))
+    learner = fit_policy(
+        policy, Rewards(rewards), groups, OBJECTIVES["maxmin"](groups), num_prompts=3,
+        follow=GROUP_WEIGHTS["argmin"](), smoothing=0.0, beta=1.0,
+        rollouts=Rollouts(64, 1, 1e-3),
+        optimizer=PolicyOptimizer(optax.sgd(0.1), optax.constant_schedule(1.0), 0.1),
+    )  # fmt: skip
+    state = jax.jit(learner.init)(jax.random.key(0))
+    batch = PromptBatch(prompts, jnp.arange(3), jnp.full(3, 1 / 3))
+    _, metrics = jax.jit(learner.step)(state, batch)
+    assert abs(float(metrics["kl"])) < 1e-5
+    assert float(metrics["clipped"]) == 0
+    found = draw_responses(
+        policy, rewards, state.params, state.reference, prompts, jax.random.key(1), samples=64
+    )
+    assert np.abs(found.log_ratio).max() < 1e-4
+    # What the sampler says of the same draws is further off.
+    drawn = jax.jit(policy.sample, static_argnums=3)(state.params, jax.random.key(1), prompts, 64)
+    scored = jax.jit(policy.log_probs)(state.params, prompts, drawn.tokens, drawn.mask)
+    assert np.abs(drawn.log_probs - scored).max() > 1e-2
