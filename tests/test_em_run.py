@@ -12,6 +12,7 @@ import yaml
 from paljax import adapt, evaluate, loop, runs, score, train
 from paljax.checkpoints import Checkpoints
 from paljax.config import load
+from paljax.data.iterations import choices_by_user
 from paljax.data.prepare import prepare
 from paljax.reward.fits import build_model
 from paljax.reward.tasks import learner_for, task_for
@@ -203,6 +204,42 @@ def test_a_killed_fit_ends_as_a_straight_one_bit_for_bit(run, tmp_path):
         np.testing.assert_array_equal(left, right)
 
     jax.tree.map(equal, found, expected)
+
+
+@pytest.mark.parametrize("assignment", ["soft", "hard"])
+def test_starts_are_judged_by_posteriors_whatever_the_fit_assigns(run, assignment):
+    """As the finished run will be scored: loops over users, their groups known from training."""
+    config = load(run.parent / "config.yaml", [f"learner.assignment={assignment}"])
+    prepared = prepare(config, uses_prompts=False)
+    comparisons, split = prepared.dataset.comparisons, prepared.split
+    train, validation = (comparisons.select(split.rows(part)) for part in ("train", "validation"))
+    model = build_model(config, 2, prepared.item_encoder, None)
+    learner = learner_for(config, prepared, model)
+    task = task_for(config, prepared, "em", model, learner, train, validation, epochs=6)
+    state = learner.init(jax.random.key(0))
+    log_sizes = jnp.broadcast_to(jnp.log(jnp.array([0.7, 0.3])), state.log_sizes.shape)
+    judged = task.validate(state._replace(log_sizes=log_sizes))
+    items, losses = np.asarray(prepared.tables.items, float), []
+    for kernel in np.asarray(state.params["mixture"]["Dense_0"]["kernel"], float):
+
+        def log_likelihood(part, user, kernel=kernel):
+            choices = choices_by_user(part, num_users=NUM_USERS)
+            total = np.zeros(2)
+            for row in np.flatnonzero(np.asarray(choices.user) == user):
+                margins = (items[choices.chosen[row]] - items[choices.rejected[row]]) @ kernel
+                target = float(choices.target[row])
+                for sign, share in ((1, target), (-1, 1 - target)):
+                    total -= choices.weight[row] * share * np.log1p(np.exp(-sign * margins))
+            return total
+
+        evidence = 0.0
+        for user in range(NUM_USERS):
+            joint = np.array([0.7, 0.3]) * np.exp(log_likelihood(train, user))
+            posterior = joint / joint.sum()
+            evidence += np.log(posterior @ np.exp(log_likelihood(validation, user)))
+        losses.append(-evidence / choices_by_user(validation, num_users=NUM_USERS).weight.sum())
+    assert len(losses) == 3
+    np.testing.assert_allclose(judged["loss"], min(losses), rtol=1e-4)
 
 
 @pytest.mark.parametrize(

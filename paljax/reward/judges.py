@@ -129,7 +129,12 @@ def judge_starts(
     validation: Comparisons | None,
 ) -> Callable[[EMState], Scores]:
     """Score every start: by the evidence of its users' validation comparisons, given what the
-    training comparisons say about their groups; by that of the training comparisons without any.
+    training comparisons say about their groups. Without any, by the fit's own evidence at its last
+    E-step.
+
+    What they say is the posterior, for hard E-steps too. `hard` is how groups are fitted; who a
+    user is, in a finished run as for those who join, is a posterior whatever the fit was. So starts
+    and epochs are judged by what the run will be scored by, and hard and soft fits by one measure.
     """
     num_users = len(prepared.dataset.users)
     if validation is None:
