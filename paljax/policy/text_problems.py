@@ -65,7 +65,7 @@ class _Wanted(NamedTuple):
 
     groups: dict[str, Any]  # keys of the configuration's `groups`, which go before these
     columns: tuple[str, ...]  # names of the K rewards
-    dropped: tuple[str, ...]  # rewards that nobody wants
+    left_out: str  # what to say of rewards that too few want; empty: there are none
     rewards: TextRewards
     prompt_inputs: Callable[[tuple[str, ...]], Any]  # what rewards read of prompts
     readers: dict[str, Any]  # parameters of models that read responses, beside the policy's
@@ -137,7 +137,7 @@ def text_problem(config: PolicyConfig) -> Problem:
             prompts=held_out,
             rewards=in_nats,
             scale=calibration.scale if config.normalize == "reference" else None,
-            remarks=tuple(_remarks(wanted.dropped, reference, ends)),
+            remarks=tuple(_remarks(wanted.left_out, reference, ends)),
             grid=grid,
         ),
     )
@@ -255,7 +255,7 @@ def _of_run(
             "shares": groups.people.tolist(),
         },
         columns=groups.columns,
-        dropped=groups.dropped,
+        left_out=_left_out(groups.dropped, source.least_people),
         rewards=of_texts(
             found,
             model.config,
@@ -274,7 +274,7 @@ def _of_functions(source: FunctionRewards, decoder: Decoder) -> _Wanted:
     return _Wanted(
         groups={"names": source.functions},
         columns=tuple(source.functions),
-        dropped=(),
+        left_out="",
         rewards=of_functions(source.functions, decoder),
         prompt_inputs=lambda prompts: None,
         readers={},
@@ -343,10 +343,13 @@ def _calibrated(
     return calibrate(answers, kind=config.normalize, beta=config.beta)
 
 
-def _remarks(dropped: tuple[str, ...], reference: Responses, ends: tuple[int, ...]) -> list[str]:
-    remarks = []
-    if dropped:
-        remarks.append(f"left out, since nobody has them: {', '.join(dropped)}")
+def _left_out(prototypes: tuple[str, ...], least_people: int) -> str:
+    few = "nobody has" if least_people == 1 else f"fewer than {least_people} people have"
+    return f"left out, since {few} them: {', '.join(prototypes)}" if prototypes else ""
+
+
+def _remarks(left_out: str, reference: Responses, ends: tuple[int, ...]) -> list[str]:
+    remarks = [left_out] if left_out else []
     last = np.take_along_axis(
         reference.tokens, reference.mask.sum(axis=2, keepdims=True) - 1, axis=2
     )

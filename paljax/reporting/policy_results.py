@@ -68,6 +68,7 @@ class PolicyMetrics(BaseModel):
     sampled: PolicyScores
     comparisons: dict[str, PolicyScores] = {}
     texts: PolicyTexts | None = None
+    remarks: list[str] = []  # what a person should know, such as prototypes that are left out
     timing: dict[str, Number] = {}
 
 

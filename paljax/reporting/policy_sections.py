@@ -31,6 +31,7 @@ def policy_part(run: PolicyRun, title: str, prefix: str) -> Html:
     sections = [
         page.header("paljax report · policy", title, _lead(run), f"{prefix}top"),
         page.tiles(_tiles(run)),
+        _remarks(run),
         _utilities(run, prefix),
         _learning(run, prefix),
         _table(run),
@@ -74,6 +75,12 @@ def _tiles(run: PolicyRun) -> list[tuple[str, str, str]]:
         (f"{scores.value:.4f}", "MaxMin value", "minimum - β KL"),
     ]
     return [(value, label, note) for value, label, note in tiles]
+
+
+def _remarks(run: PolicyRun) -> Html:
+    if not run.metrics.remarks:
+        return Html("")
+    return page.section("Remarks", *map(page.paragraph, run.metrics.remarks))
 
 
 def _utilities(run: PolicyRun, prefix: str) -> Html:

@@ -1,6 +1,7 @@
 """Whole runs of a language model on learned rewards: results, resume, lock, and what is wrong."""
 
 import dataclasses
+import html
 import json
 import re
 import shutil
@@ -242,6 +243,25 @@ def test_an_end_that_never_comes_is_told_and_the_run_goes_on(
     )
     records = (folder / "endless" / runs.METRICS_LOG).read_text().splitlines()
     assert [json.loads(record)["length"] for record in records] == [T]
+
+
+def test_what_a_person_should_know_is_in_the_metrics_and_in_the_report(folder: Path) -> None:
+    changes = {
+        "rewards": POLICY["rewards"] | {"least_people": 8},  # type: ignore[operator]
+        "objective": {"name": "utilitarian"},  # of the one group that is left
+        "training": POLICY["training"] | {"epochs": 1, "steps_per_epoch": 1},  # type: ignore[operator]
+    }
+    assert run(POLICY | changes | policy(end_tokens=[]), "remarked", folder) == 0
+    remarks = json.loads((folder / "remarked" / runs.METRICS).read_text())["remarks"]
+    page = html.unescape((folder / "remarked" / runs.REPORT).read_text())
+    assert len(remarks) == 2
+    assert re.fullmatch(
+        r"left out, since fewer than 8 people have them: prototype [12]", remarks[0]
+    )
+    assert remarks[1].startswith("policy.end_tokens: none of 12 responses of the reference ends")
+    for remark in remarks:
+        assert remark in page.split("Remarks")[1].split("Who is served")[0]
+    assert "Remarks" not in (folder / "straight" / runs.REPORT).read_text()
 
 
 def test_one_reward_is_enough_for_the_single_reward_policy_alone(folder: Path, capsys: Any) -> None:
