@@ -3,7 +3,8 @@
     python experiments/maxmin_stories/matched.py [RESULTS] [OUT]
 
 Another policy at MaxMin's KL is read off its own runs of the same seed, linearly in the root of the
-KL: near the reference gains grow with it. The reference itself, KL 0, is one of the points. Where
+KL: near the reference gains grow with it. The reference itself, KL 0, is one of the points. So is,
+head to head, how often a story of MaxMin's is preferred to one of the single reward's policy. Where
 gains bend down between far points the other policy is read off a little too low, for both groups. A
 seed whose runs don't reach that KL is left out of the row; n says how many are in it. Errors are
 over seeds, intervals 95 % of Student's t. Prints the table and writes matched.json.
@@ -36,11 +37,14 @@ def at_kl(rows: Sequence[Row], group: str, score: str, kl: float) -> float | Non
         score: A key of `AT_REFERENCE`.
         kl: In nats; beyond the largest of the runs there is no answer.
     """
-    points = sorted((row["kl"], row["true"][group][score]) for row in rows)
-    places, scores = zip((0.0, AT_REFERENCE[score]), *points, strict=True)
-    if kl > places[-1]:
-        return None
-    return float(np.interp(np.sqrt(kl), np.sqrt(np.maximum(places, 0)), scores))
+    points = [(row["kl"], row["true"][group][score]) for row in rows]
+    return _read_off([(0.0, AT_REFERENCE[score]), *points], kl)
+
+
+def head_to_head(row: Row, group: str) -> float | None:
+    """How often a group prefers a story of a run to the single reward's at the run's own KL."""
+    points = [(each["kl"], each["wins"][group]["win_rate"]) for each in row["against_singles"]]
+    return _read_off([(0.0, row["true"][group]["win_rate"]), *points], row["kl"])
 
 
 def matched(rows: Sequence[Row]) -> list[Row]:
@@ -59,7 +63,11 @@ def matched(rows: Sequence[Row]) -> list[Row]:
                     pairs.append((row, others))
             if pairs:
                 names = {"conflict": conflict, "split": split, "beta": beta, "against": policy}
-                found.append(names | _compared(pairs))
+                record = names | _compared(pairs)
+                # Runs of before these win rates were kept have none.
+                if policy == "single" and all("against_singles" in row for row, _ in pairs):
+                    record["head_to_head"] = _met([row for row, _ in pairs])
+                found.append(record)
     return found
 
 
@@ -72,6 +80,14 @@ def summary(values: Sequence[float]) -> Row:
     error = float(many.std(ddof=1) / np.sqrt(count))
     reach = float(student.ppf(0.975, count - 1)) * error
     return {"mean": mean, "standard_error": error, "interval": [mean - reach, mean + reach]}
+
+
+def _read_off(points: Sequence[tuple[float, float]], kl: float) -> float | None:
+    """A score at some KL, linear in its root between (KL, score); None beyond the last."""
+    places, scores = zip(*sorted(points), strict=True)
+    if kl > places[-1]:
+        return None
+    return float(np.interp(np.sqrt(kl), np.sqrt(np.maximum(places, 0)), scores))
 
 
 def _compared(pairs: Sequence[tuple[Row, Sequence[Row]]]) -> Row:
@@ -99,6 +115,15 @@ def _compared(pairs: Sequence[tuple[Row, Sequence[Row]]]) -> Row:
     return record
 
 
+def _met(rows: Sequence[Row]) -> Row:
+    """How often each group prefers MaxMin's story to the single reward's at the same KL."""
+    found = {}
+    for name, group in zip(("majority", "minority"), rows[0]["people"], strict=True):
+        rates = [head_to_head(row, group) for row in rows]
+        found[name] = summary([rate for rate in rates if rate is not None])
+    return found
+
+
 def main() -> None:
     """Print and write what is matched."""
     results = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results.json"
@@ -119,6 +144,8 @@ def main() -> None:
         relative = row["relative_win_rate"]
         line += f" | win rate of the minority {100 * relative['minority']['mean']:+.0f} %"
         line += f", of both {100 * relative['average']['mean']:+.0f} %"
+        for name, rate in row.get("head_to_head", {}).items():
+            line += f" | {name} prefers it head to head {100 * rate['mean']:.0f} %"
         print(line)
     storage.write_json(out, found)
 

@@ -173,7 +173,7 @@ def learn_rewards(folder: Path, setting: Setting, options: argparse.Namespace) -
 
 
 def train_policy(folder: Path, setting: Setting) -> Row:
-    """Stage 2: one policy, and how it does against the single-reward policy of the nearest KL."""
+    """Stage 2: one policy, and how it does against every single-reward policy of these people."""
     groups = CONFLICTS[setting.conflict]
     run_dir = folder / f"{setting.policy}-{setting.beta:g}"
     reward_run = POLICIES[setting.policy]
@@ -185,13 +185,13 @@ def train_policy(folder: Path, setting: Setting) -> Row:
         f"seed={setting.seed}", f"evaluation.functions=[{', '.join(groups)}]",
     ])  # fmt: skip
     row = setting._asdict() | {"people": list(groups)} | policy_row(run_dir)
-    singles = {found: policy_row(found)["kl"] for found in folder.glob("single-*/")
-               if (found / METRICS).exists()}  # fmt: skip
-    if setting.policy != "single" and singles:
-        nearest = min(singles, key=lambda found: abs(singles[found] - row["kl"]))
-        row["against_single"] = {
-            "kl": singles[nearest], "wins": wins_against(run_dir, nearest, groups)
-        }  # fmt: skip
+    if setting.policy != "single":
+        # Of every KL that it has: matched.py reads the win rate off at the policy's own.
+        row["against_singles"] = [
+            {"kl": policy_row(found)["kl"], "wins": wins_against(run_dir, found, groups)}
+            for found in sorted(folder.glob("single-*/"))
+            if (found / METRICS).exists()
+        ]
     return row
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.maxmin_stories.comparisons import write_comparisons
-from experiments.maxmin_stories.matched import at_kl, matched, summary
+from experiments.maxmin_stories.matched import at_kl, head_to_head, matched, summary
 from experiments.maxmin_stories.run import POLICIES, SPLITS, Results, Setting, plan
 
 
@@ -92,6 +92,25 @@ def test_policies_are_compared_at_maxmins_kl_seed_by_seed() -> None:
     assert found["relative_win_rate"]["average"]["mean"] == pytest.approx(np.mean(average))
     assert summary([1.0])["standard_error"] == 0
     assert "interval" not in summary([1.0])
+
+
+def test_win_rates_head_to_head_are_read_off_at_the_runs_own_kl() -> None:
+    rows = [row("single", seed, 0.3, 4.0, (2.0, -2.0)) for seed in range(2)]
+    for seed, kl in enumerate((1.0, 2.25)):
+        mine = row("maxmin", seed, 0.8, kl, (0.5, 0.5))  # wins .55 against the reference, KL 0
+        mine["against_singles"] = [
+            {"kl": 4.0, "wins": {"positive": {"win_rate": 0.35}, "concise": {"win_rate": 0.75}}},
+            {"kl": 1.0, "wins": {"positive": {"win_rate": 0.45}, "concise": {"win_rate": 0.65}}},
+        ]
+        rows.append(mine)
+    assert head_to_head(rows[2], "concise") == pytest.approx(0.65)
+    assert head_to_head(rows[3], "concise") == pytest.approx(0.70)  # halfway between roots 1 and 2
+    assert head_to_head(rows[2] | {"kl": 0.25}, "positive") == pytest.approx(0.5)
+    assert head_to_head(rows[2] | {"kl": 4.1}, "positive") is None
+    (found,) = matched(rows)
+    met = found["head_to_head"]
+    assert met["majority"]["mean"] == pytest.approx((0.45 + 0.40) / 2)
+    assert met["minority"]["mean"] == pytest.approx(0.675)
 
 
 def test_people_choose_by_what_their_group_wants(tmp_path: Path) -> None:
