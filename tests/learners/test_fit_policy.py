@@ -1,5 +1,6 @@
 """Policies end where the exact optimum is, for every objective and every rule of weights."""
 
+import itertools
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,16 +48,19 @@ def case_d() -> Problem:
 
 
 def table() -> Problem:
-    """Three prompts, one of weight 0, four items, one of them forbidden, three unequal groups."""
-    random = np.random.default_rng(0)
+    """Three prompts, one of weight 0, four items, one of them forbidden, three unequal groups.
+
+    Two groups share the weight at the MaxMin optimum, (.244, 0, .756), one of them above CVaR's
+    cap, and the optima of no two objectives are less than a total variation of .06 apart.
+    """
+    random = np.random.default_rng(58)
     reference = random.dirichlet(np.ones(4), 3)
     reference[1, 2] = 0
     reference /= reference.sum(axis=1, keepdims=True)
     with np.errstate(divide="ignore"):
         log_reference = jnp.asarray(np.log(reference), jnp.float32)
-    matrix = np.array([[1.0, 0.0], [0.0, 1.0], [0.3, 0.7]])
-    groups = Groups(("left", "right", "between"), jnp.array([0.5, 0.2, 0.3]))
-    rewards = jnp.asarray(random.normal(size=(3, 4, 2)) @ matrix.T, jnp.float32)
+    groups = Groups(("left", "right", "other"), jnp.array([0.2, 0.5, 0.3]))
+    rewards = jnp.asarray(random.normal(size=(3, 4, 3)), jnp.float32)
     weights = jnp.array([0.6, 0.4, 0.0])
     return Problem(categorical(log_reference), rewards, log_reference, weights, groups, 0.4)
 
@@ -64,7 +68,8 @@ def table() -> Problem:
 def learner_of(problem: Problem, name: str, steps: int, **changes: Any) -> Any:
     rule = changes.get("rule", "exponentiated_gradient")
     samples = changes.get("samples")
-    schedule = optax.cosine_decay_schedule(1.0, steps)
+    decay = optax.cosine_decay_schedule(1.0, steps)
+    schedule = optax.constant_schedule(1.0) if changes.get("constant") else decay
     rate = changes.get("learning_rate", 0.05)
     transformation = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -132,7 +137,7 @@ def optimum(problem: Problem, name: str) -> np.ndarray:
     if name == "maxmin_per_prompt":
         rows = zip(problem.rewards, problem.log_reference, strict=True)
         return np.concatenate([solve(r[None], p[None], jnp.ones(1)).policy for r, p in rows])
-    q = {"utilitarian": groups.shares, "majority": jnp.array([1.0, 0, 0]),
+    q = {"utilitarian": groups.shares, "majority": jnp.array([0, 1.0, 0]),
          "single": jnp.array([1.0, 0, 0])}  # fmt: skip
     rewards = problem.rewards
     reward = rewards.min(axis=2) if name == "maxmin_per_sample" else rewards @ q[name]
@@ -153,6 +158,18 @@ def distance(problem: Problem, left: np.ndarray, right: np.ndarray) -> float:
     return float(np.asarray(problem.prompt_weights) @ np.abs(left - right).sum(axis=1) / 2)
 
 
+def test_the_optima_are_apart() -> None:
+    """What the tests below can tell apart."""
+    problem = table()
+    best = {name: optimum(problem, name) for name in OBJECTIVES}
+    for left, right in itertools.combinations(best, 2):
+        assert distance(problem, best[left], best[right]) > 0.05, (left, right)
+    even = np.asarray(
+        jax.nn.softmax(problem.log_reference + problem.rewards.mean(axis=2) / problem.beta, axis=1)
+    )
+    assert value(problem, best["maxmin"]) - value(problem, even) > 0.1
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_exact_expectations_end_at_the_optimum_of_their_objective(name: str) -> None:
     problem = table()
@@ -166,20 +183,33 @@ def test_exact_expectations_end_at_the_optimum_of_their_objective(name: str) -> 
     assert distance(problem, mixture, optimum(problem, name)) < 2e-2
 
 
-@pytest.mark.parametrize("rule", ["optimistic", "softmin"])
-def test_other_rules_of_weights_serve_the_worst_off_too(rule: str) -> None:
+@pytest.mark.parametrize(("rule", "least"), [("optimistic", 1e-3), ("softmin", 0.02)])
+def test_other_rules_of_weights_serve_the_worst_off_too(rule: str, least: float) -> None:
+    """Optimistic weights end at the optimum, softmin's a little off it, as it is no minimum."""
     problem = table()
     states, _ = trained(problem, "maxmin", 1500, rule=rule)
-    best = value(problem, optimum(problem, "maxmin"))
-    assert value(problem, probabilities(problem, states.params)[0]) > best - 0.02
+    loss = value(problem, optimum(problem, "maxmin")) - value(
+        problem, probabilities(problem, states.params)[0]
+    )
+    assert -1e-5 < loss < least
+    assert rule == "optimistic" or loss > 5e-3
 
 
 def test_argmin_needs_its_average() -> None:
-    """The paper's rule jumps between groups: its last iterate cycles, its average is close."""
+    """The paper's rule jumps between groups: at a constant rate its policy goes on cycling, and the
+    average is closer to the optimum than the policy is on average; gradual weights settle."""
     problem = table()
-    states, _ = trained(problem, "maxmin", 1500, rule="argmin")
     best = value(problem, optimum(problem, "maxmin"))
-    assert value(problem, probabilities(problem, states.average)[0]) > best - 0.02
+    options = {"constant": True, "learning_rate": 0.02}
+    states, metrics = trained(problem, "maxmin", 1500, rule="argmin", **options)
+    cycling = best - np.asarray(metrics["value"][0, -300:])
+    average = best - value(problem, probabilities(problem, states.average)[0])
+    assert average < 0.015 < cycling.mean()
+    assert cycling.max() > 3 * average
+    jumps = np.abs(np.diff(np.asarray(metrics["weight/left"][0, -300:])))
+    assert set(np.unique(jumps)) == {0.0, 1.0}
+    states, metrics = trained(problem, "maxmin", 1500, **options)
+    assert np.abs(best - np.asarray(metrics["value"][0, -300:])).max() < 1e-3
 
 
 # The design gives .926 for utilitarian; the exact policy of the average is worth .924242.
@@ -219,7 +249,7 @@ def test_the_gradient_from_samples_is_that_of_the_expectation(problem: Problem) 
     exact, sampled = ends
     utilities = [f"utility/{name}" for name in problem.groups.names]
     for name in ("kl", "value", "reward", "grad_norm", *utilities):
-        assert_allclose(sampled[name], exact[name], rtol=0.03)
+        assert_allclose(sampled[name], exact[name], rtol=0.03, atol=0.01)  # rewards are some 1
 
 
 def test_absent_prompts_keep_their_groups_weights() -> None:

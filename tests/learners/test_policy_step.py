@@ -76,7 +76,8 @@ def test_weights_see_a_mean_at_first_and_then_a_moving_average() -> None:
 @pytest.mark.parametrize("name", ["maxmin", "maxmin_per_prompt"])
 def test_a_batch_is_weighed_by_what_was_known_before_it(name: str, samples: int | None) -> None:
     """The policy moves as for fixed weights, and then all weight goes to the worst-off group."""
-    problem, shares = table(), jnp.array([0.5, 0.2, 0.3])
+    problem = table()
+    shares = problem.groups.shares
     options = {"rule": "argmin", "samples": samples, "learning_rate": 0.5}
     learner = learner_of(problem, name, 10, **options)
     state = learner.init(jax.random.key(4))
