@@ -107,6 +107,9 @@ def _before_refit(run: Run) -> Html:
     if not rows:
         return Html("")
     caption = "Before the last fit on training and validation data together"
+    selection = run.metrics.selection
+    if selection is not None and selection.joining.candidates:
+        caption += "; validation users have the population's weights there"
     return page.table(caption, ["Model", "Accuracy on held-out choices"], rows)
 
 
