@@ -63,7 +63,7 @@ EXPERIMENTS = (
     Experiment("Electricity, most choices for training", "electricity/unseen.yaml", "unseen"),
     Experiment("Electricity, the quick start", "quickstart/config.yaml"),
     Experiment("Polis, Bowling Green, seen people", "polis/config.yaml"),
-    Experiment("Polis, Bowling Green, cold statements", "polis_cold/config.yaml", seeds=3),
+    Experiment("Polis, Bowling Green, cold statements", "polis_cold/config.yaml"),
     *(
         Experiment(
             f"Polis, {name}, seen people",
