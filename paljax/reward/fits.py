@@ -5,7 +5,7 @@ Test and unseen users' comparisons are read only after everything is chosen.
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,6 +30,8 @@ from paljax.reward.predictors import Trained, join
 from paljax.reward.tasks import anchored_to, decaying, fits_by_em, learner_for, task_for
 from paljax.runs import CHECKPOINTS
 from paljax.stopwatch import Pace, Stopwatch
+
+HOLD_OUT_ITEMS = ("items", "topic")  # splits whose scored items are new
 
 
 class Candidate(NamedTuple):
@@ -147,9 +149,11 @@ def best_of(candidates: Iterable[Candidate]) -> Candidate:
 def prefer_shared(fitting: Fitting, shared: Candidate, personal: Candidate) -> bool:
     """Whether validation data leave it open that a reward of one's own is worth having.
 
-    Personalisation must lower the validation loss by more than two standard errors, over users, of
-    the difference: where people don't differ, the best epoch of the best of many candidates is a
-    little better by chance. One user alone differs from nobody.
+    Personalisation must lower the validation loss by more than two standard errors of the
+    difference: where people don't differ, the best epoch of the best of many candidates is a little
+    better by chance. Errors are over users; where the split holds out items, so that what was
+    learned is asked of new ones, over items, too, and the larger counts. One user alone differs
+    from nobody.
 
     Args:
         fitting: Of the run.
@@ -159,13 +163,39 @@ def prefer_shared(fitting: Fitting, shared: Candidate, personal: Candidate) -> b
     Returns:
         True where the shared reward is the answer.
     """
-    users = _validation(fitting).user
-    if len(np.unique(users)) < 2:
+    rows = _validation(fitting)
+    if len(np.unique(rows.user)) < 2:
         return True
     gains = shared.validation_losses - personal.validation_losses
-    by_user = np.bincount(users, weights=gains - gains.mean())
-    standard_error = np.sqrt((by_user**2).sum()) / len(gains)
-    return bool(gains.mean() <= 2 * standard_error)
+    error = error_of_mean(gains, rows.user[:, None])
+    if fitting.config.splits.name in HOLD_OUT_ITEMS:
+        items = np.sort(np.stack([rows.chosen, rows.rejected], axis=1), axis=1)
+        error = max(error, error_of_mean(gains, items))
+    return bool(gains.mean() <= 2 * error)
+
+
+def error_of_mean(values: NDArray[np.float64], members: NDArray[Any]) -> float:
+    """Standard error of the mean of values that depend on each other where they share a member.
+
+    The sum of the products of all deviations, two by two, that share one: with one member a value
+    the cluster-robust error, with two (the items of a pair) the dyadic-robust one.
+
+    Args:
+        values: [n].
+        members: Numbers of each value's members, [n, 1] or [n, 2], the lower first.
+
+    Source:
+        Aronow, Samii and Assenova, Cluster-robust variance estimation for dyadic data, 2015.
+    """
+    deviations = values - values.mean()
+    count = int(members.max()) + 1
+    sums = sum(np.bincount(column, deviations, count) for column in members.T)
+    total = float(np.square(sums).sum())
+    if members.shape[1] == 2:
+        # Values of one pair share both members and were counted twice.
+        pair = np.unique(members, axis=0, return_inverse=True)[1].ravel()
+        total -= float(np.square(np.bincount(pair, deviations)).sum())
+    return float(np.sqrt(max(total, 0.0)) / len(values))
 
 
 def refit(fitting: Fitting, name: str, chosen: Candidate) -> Candidate:

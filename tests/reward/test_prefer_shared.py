@@ -1,0 +1,81 @@
+"""When a reward of one's own is worth having: errors over users, and over items that are new."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from paljax.data.dataset import Comparisons
+from paljax.data.splits import Split
+from paljax.reward.fits import error_of_mean, prefer_shared
+
+GENERATOR = np.random.default_rng(5)
+COUNT = 300
+
+
+def by_pairs(values, members):
+    """The standard error by a loop over all two values."""
+    deviations, total = values - values.mean(), 0.0
+    for one in range(len(values)):
+        for other in range(len(values)):
+            if set(members[one]) & set(members[other]):
+                total += deviations[one] * deviations[other]
+    return np.sqrt(total) / len(values)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_the_error_is_that_of_all_values_that_share_a_member(width):
+    members = np.sort(
+        np.array([GENERATOR.choice(12, width, replace=False) for _ in range(80)]), axis=1
+    )
+    # What members have in common makes their values alike.
+    values = GENERATOR.normal(size=12)[members].sum(axis=1) + GENERATOR.normal(size=80)
+    expected = by_pairs(values, members)
+    assert error_of_mean(values, members) == pytest.approx(expected, rel=1e-9)
+    assert expected > 1.2 * values.std() / np.sqrt(80)
+
+
+def asked(split: str, gains: np.ndarray, items: np.ndarray, user: np.ndarray) -> bool:
+    """`prefer_shared` where personalisation lowers the losses by these gains."""
+    rows = Comparisons(
+        user=user,
+        prompt=np.full(COUNT, -1),
+        chosen=items[:, 0],
+        rejected=items[:, 1],
+        weight=np.ones(COUNT, np.float32),
+        tie=np.zeros(COUNT, bool),
+        task=np.arange(COUNT),
+    )
+    fitting = SimpleNamespace(
+        config=SimpleNamespace(splits=SimpleNamespace(name=split)),
+        prepared=SimpleNamespace(
+            dataset=SimpleNamespace(comparisons=rows),
+            split=Split(np.full(COUNT, "validation", object), np.full(COUNT, -1)),
+        ),
+    )
+    shared, personal = (
+        SimpleNamespace(validation_losses=losses) for losses in (gains, np.zeros(COUNT))
+    )
+    return prefer_shared(cast(Any, fitting), cast(Any, shared), cast(Any, personal))
+
+
+@pytest.mark.parametrize(("split", "expected"), [("random", False), ("items", True)])
+def test_a_gain_on_one_item_says_nothing_of_new_ones(split, expected):
+    items = np.stack([GENERATOR.integers(0, 5, COUNT), GENERATOR.integers(5, 10, COUNT)], axis=1)
+    gains = np.where(items[:, 0] == 0, 1.0, 0.0) + 0.01 * GENERATOR.normal(size=COUNT)
+    assert asked(split, gains, items, np.arange(COUNT) % 60) is expected
+
+
+def test_a_gain_on_all_items_is_one_of_new_ones_too():
+    items = np.stack([GENERATOR.integers(0, 5, COUNT), GENERATOR.integers(5, 10, COUNT)], axis=1)
+    gains = 0.2 + 0.1 * GENERATOR.normal(size=COUNT)
+    assert not asked("items", gains, items, np.arange(COUNT) % 60)
+
+
+def test_a_gain_of_one_user_says_nothing_of_others():
+    items = np.stack([np.arange(COUNT), np.arange(COUNT) + COUNT], axis=1)
+    user = np.arange(COUNT) % 60
+    gains = np.where(user == 0, 2.0, 0.0) + 0.01 * GENERATOR.normal(size=COUNT)
+    assert asked("random", gains, items, user)
+    assert asked("random", gains, items, np.zeros(COUNT, int))
