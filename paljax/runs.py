@@ -11,6 +11,7 @@ import yaml
 
 import paljax
 from paljax.config import Config, RunConfig, parse, read_yaml
+from paljax.data.splits import OF_SEEN
 from paljax.errors import UserError
 from paljax.locking import LOCK
 from paljax.storage import (
@@ -37,14 +38,7 @@ REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 
 # Parts that a run's weights are fitted to, or that choose among its fits.
-LEARNED_FROM = (
-    "train",
-    "validation",
-    "refit",
-    "support",
-    "validation_support",
-    "validation_query",
-)
+LEARNED_FROM = (*OF_SEEN, "support")
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 

@@ -14,7 +14,6 @@ from paljax.data.dataset import Dataset, level_names
 from paljax.data.encoders import Encoder, fit_encoder
 from paljax.data.held_out import hold_out_items, hold_out_pairs, hold_out_topics, split_by_time
 from paljax.data.splits import (
-    VALIDATION_SUPPORT,
     Split,
     require_choices,
     require_training_data,
@@ -69,7 +68,7 @@ def prepare(config: Config, *, uses_prompts: bool) -> Prepared:
     dataset, split, vote_split = split_dataset(config, load_dataset(config))
     require_training_data(split)
     require_choices(split, dataset.comparisons)
-    train = dataset.comparisons.select(split.rows("train", VALIDATION_SUPPORT))
+    train = dataset.comparisons.select(split.rows("train"))
     appearing = np.concatenate([train.chosen, train.rejected])
     appearing = appearing[~dataset.is_level(appearing)]
     item_encoder = fit_encoder(

@@ -20,12 +20,15 @@ from paljax.data.dataset import Comparisons, Dataset
 from paljax.errors import UserError
 
 PARTS = ("train", "validation", "test", "support", "query")
-# What the refit learns from beside the training part, where that is not the validation comparisons.
+# What the refit learns from beside the training part, where that is not the comparisons that chose:
+# of votes these are pairs, and what is learned from may be the votes, or other pairs of them.
 REFIT = "refit"
 # Of validation users.
 VALIDATION_SUPPORT, VALIDATION_QUERY = "validation_support", "validation_query"
 SUPPORTS = ("support", VALIDATION_SUPPORT)  # parts whose rows arrive one by one
 UNUSED = "unused"  # a row that no part may have, as one with an item of training and one of test
+# Parts that a seen user's fits learn from, now or in the end; nothing of them may be scored.
+OF_SEEN = ("train", "validation", VALIDATION_SUPPORT, VALIDATION_QUERY, REFIT)
 OTHER_PARTS = (VALIDATION_SUPPORT, VALIDATION_QUERY, REFIT, UNUSED)  # that many splits lack
 
 
@@ -51,8 +54,9 @@ class Split(NamedTuple):
         """
         if not refit:
             return self.rows("train")
-        chosen_by = (REFIT,) if (self.part == REFIT).any() else ("validation", VALIDATION_QUERY)
-        return self.rows("train", VALIDATION_SUPPORT, *chosen_by)
+        if (self.part == REFIT).any():
+            return self.rows("train", REFIT)
+        return self.rows("train", "validation", VALIDATION_SUPPORT, VALIDATION_QUERY)
 
     def support(self, comparisons: Comparisons, shots: int, part: str = "support") -> Comparisons:
         """Support comparisons of all unseen users; weight 0 for all but a user's first `shots`.
@@ -109,8 +113,8 @@ def split_at_random(
         support: Tasks (votes, where the data are votes) of an unseen user that may be learned from;
             all others are scored, and `query` plays no part. Users with no more tasks than that are
             never unseen. None: the share that `query` leaves.
-        validation_users: Share of seen users who stand for unseen ones until all is chosen, in
-            [0, 1); what they have beside their test tasks is shared as an unseen user's.
+        validation_users: Share of the seen users with tasks enough for it who are validation users,
+            in [0, 1); their tasks that are not for test are shared as an unseen user's.
 
     Returns:
         The split.
@@ -169,15 +173,19 @@ def _standing_in(
     support: int | None,
     seed: int,
 ) -> NDArray[np.bool_]:
-    """Which seen users are validation users: of those whose tasks are enough for it."""
+    """Which seen users are validation users: a share of those who have tasks enough for it.
+
+    Of those, so that who answers much is not left out of training more often than asked for.
+    """
     seen = np.flatnonzero(~unseen)
-    wanted = round(share * len(seen))
     most_test = np.minimum(np.floor(test * num_tasks + 1), num_tasks - 1)
     enough = seen[num_tasks[seen] - most_test[seen] > (support or 1)]
-    if len(enough) < wanted:
+    wanted = round(share * len(enough))
+    if share and not wanted:
         raise UserError(
-            f"splits.validation_users: wants {wanted} users with more tasks, beside the test, "
-            f"than {support or 1}, and {len(enough)} have; give less validation_users or support"
+            f"splits.validation_users: {share:g} of the {len(enough)} seen users with more than "
+            f"{support or 1} tasks beside their test tasks is nobody; give more validation_users "
+            "or less support"
         )
     # A generator of its own: who is unseen, and what is for test, depends on nothing here.
     chosen = np.random.default_rng([seed, 1]).permutation(enough)[:wanted]

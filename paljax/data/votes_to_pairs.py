@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from paljax.data.dataset import Comparisons, Dataset, Votes
 from paljax.data.splits import (
+    OF_SEEN,
     PARTS,
     REFIT,
     SUPPORTS,
+    UNUSED,
     VALIDATION_QUERY,
     VALIDATION_SUPPORT,
     Split,
@@ -31,10 +33,7 @@ from paljax.errors import UserError
 Passes = Literal["drop", "middle", "lowest"]
 LearnFrom = Literal["pairs", "votes"]
 
-# Parts whose pairs are scored, and those whose votes are learned from, now or by the refit.
-SCORED = ("validation", "test", "query", VALIDATION_QUERY)
-LEARNED_FROM = ("train", "validation", *SUPPORTS, VALIDATION_QUERY)
-
+SCORED = ("validation", "test", "query", VALIDATION_QUERY)  # parts whose pairs are scored
 ALL = (*PARTS, VALIDATION_SUPPORT, VALIDATION_QUERY)  # a part's place seeds its pairs
 
 # The one level of votes that are yes or no; who joins later sends votes as comparisons with it.
@@ -120,8 +119,11 @@ def votes_to_pairs(
         seed=seed,
     )
     rows = _paired(votes, pairs, vote_split)
+    if learn_from == "pairs" and (vote_split.part == VALIDATION_SUPPORT).any():
+        options = {"least": least_difference, "most": most_per_user, "seed": seed}
+        rows = _both(rows, _of_refit(votes, vote_split, **options))
     if learn_from == "votes":
-        levels = _levels(votes.value[np.isin(vote_split.part, LEARNED_FROM)], num_levels)
+        levels = _levels(votes.value[np.isin(vote_split.part, (*OF_SEEN, "support"))], num_levels)
         dataset = _with_levels(dataset, levels)
         rows = _both(_against_levels(votes, vote_split, levels, len(dataset.items)), rows)
     rows = rows.select(np.argsort(votes.user[rows.vote], kind="stable"))
@@ -229,6 +231,18 @@ def _paired(votes: Votes, pairs: NDArray[np.int64], split: Split) -> _Rows:
     return _Rows(better, votes.item[better], votes.item[worse], none, task, part, later)
 
 
+def _of_refit(votes: Votes, split: Split, **options: Any) -> _Rows:
+    """Pairs that the refit learns from beside those of "train": of validation users' votes all
+    together, as of any seen user's, and those of "validation".
+    """
+    stood_in = np.isin(split.part, (VALIDATION_SUPPORT, VALIDATION_QUERY))
+    of_others = np.where(split.part == "validation", "validation", UNUSED)
+    as_seen = Split(np.where(stood_in, "train", of_others), split.arrival)
+    rows = _paired(votes, _pairs(votes, as_seen, ("train", "validation"), **options), as_seen)
+    none = np.full(len(rows.vote), -1, np.int32)
+    return rows._replace(part=np.full(len(rows.vote), REFIT, object), arrival=none)
+
+
 def _levels(value: NDArray[np.float32], count: int) -> NDArray[np.float64]:
     values = np.unique(value)
     if not len(values):
@@ -258,22 +272,25 @@ def _against_levels(
     votes: Votes, split: Split, levels: NDArray[np.float64], num_items: int
 ) -> _Rows:
     """Votes that are learned from as comparisons of their item with every level, [v L]."""
-    voted = np.flatnonzero(np.isin(split.part, LEARNED_FROM))
-    vote = np.repeat(voted, len(levels))
+    of_seen = np.isin(split.part, OF_SEEN)
+    # Now, or in the refit; the support that validation users join with is both.
+    now = np.isin(split.part, ("train", "support", VALIDATION_SUPPORT))
+    voted = np.concatenate([np.flatnonzero(now), np.flatnonzero(of_seen & (split.part != "train"))])
+    parts = split.part[voted].astype(object)
+    parts[now.sum() :] = REFIT
+    vote, part = np.repeat(voted, len(levels)), np.repeat(parts, len(levels))
     item, value = votes.item[vote], votes.value[vote]
     level = np.tile(np.arange(len(levels)), len(voted))
     other = (num_items - len(levels) + level).astype(np.int32)
     higher, same = value > levels[level], np.isclose(value, levels[level])
-    chosen_by = np.isin(split.part[vote], ("validation", VALIDATION_QUERY))
-    part = np.where(chosen_by, REFIT, split.part[vote])
     return _Rows(
         vote,
         np.where(higher, item, other),
         np.where(higher, other, item),
         same,
         vote,
-        part.astype(object),
-        split.arrival[vote],
+        part,
+        np.where(part == REFIT, -1, split.arrival[vote]).astype(np.int32),
     )
 
 

@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 from paljax.data.dataset import Comparisons, Table
 from paljax.data.encoders.format import format_features
 from paljax.data.prepare import Prepared
-from paljax.data.splits import REFIT, VALIDATION_QUERY, VALIDATION_SUPPORT
+from paljax.data.splits import OF_SEEN
 from paljax.evaluation import accuracy_gain, correctness, mean_over_users
 from paljax.reward import baselines
 from paljax.reward.predictors import Predictor
 from paljax.reward.results import Scored
 
 # Parts that must not share a comparison: what is learned from, and what is scored.
-_LEARNED = ("train", "validation", VALIDATION_SUPPORT, VALIDATION_QUERY)
 APART = {
-    "train_test": ((*_LEARNED, REFIT), ("test",)),
+    "train_test": (OF_SEEN, ("test",)),
     "support_query": (("support",), ("query",)),
 }
 
@@ -165,7 +164,7 @@ def _flip_rate(
 
 
 def _repeated_pairs(prepared: Prepared, test: Comparisons, model: Predictor) -> dict[str, Any]:
-    again = repeated(prepared, test, *_LEARNED)
+    again = repeated(prepared, test, *OF_SEEN)
     correct = correctness(model.seen(test))[~again]
     accuracy = float(correct.mean()) if len(correct) else None
     return {"n": int(again.sum()), "accuracy_on_others": accuracy}

@@ -139,6 +139,22 @@ def test_validation_users_stand_for_those_who_join(support):
     assert set(np.bincount(pool.user[pool.weight > 0])) == {0, 2}
 
 
-def test_more_validation_users_than_can_be_are_refused():
-    with pytest.raises(UserError, match=r"splits\.validation_users: wants 15 users.*and 0 have"):
+def test_validation_users_are_a_share_of_those_who_can_be():
+    """Who answers much is not left out of training more often than was asked for."""
+    counts = [4] * 60 + [30] * 20
+    data = assemble(
+        [f"user {user}" for user, count in enumerate(counts) for _ in range(count)],
+        np.arange(sum(counts), dtype=np.float32)[:, None],
+        -np.arange(1, sum(counts) + 1, dtype=np.float32)[:, None],
+    )
+    shares = SHARES | {"unseen_users": 0.0}
+    split = split_at_random(data, **shares, seed=0, support=10, validation_users=0.25)
+    standing_in = np.unique(data.comparisons.user[split.rows(VALIDATION_QUERY)])
+    assert len(standing_in) == 5
+    assert (standing_in >= 60).all()
+
+
+def test_validation_users_who_are_nobody_are_refused():
+    line = r"splits\.validation_users: 0.5 of the 0 seen users with more than 11 tasks .* is nobody"
+    with pytest.raises(UserError, match=line):
         split_at_random(dataset(), **SHARES, seed=0, support=11, validation_users=0.5)

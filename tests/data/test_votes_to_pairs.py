@@ -303,10 +303,16 @@ def test_votes_of_validation_users_are_shared_as_those_of_users_who_join(learn_f
     for parts in apart:
         votes = [found[part] for part in parts]
         assert sum(map(len, votes)) == len(set().union(*votes))
-    if learn_from == "votes":
-        # Their scored votes are learned from once all is chosen.
-        assert found[VALIDATION_QUERY] <= found[REFIT]
-        assert not found[VALIDATION_SUPPORT] & found[REFIT]
+    # All are learned from once all is chosen, as those of any seen user.
+    again = paired.split.learned(refit=True)
+    rows = paired.dataset.comparisons.select(again)
+    learned = votes_by_part(
+        paired.dataset._replace(comparisons=rows), np.full(len(again), "", object)
+    )
+    of_seen = paired.vote_split.rows("train", "validation", VALIDATION_SUPPORT, VALIDATION_QUERY)
+    votes = paired.dataset.votes.select(of_seen)
+    wanted = {*zip(votes.user.tolist(), votes.item.tolist(), strict=True)}
+    assert {(user, item) for user, item in learned[""] if item != neutral} == wanted
     pool = paired.split.support(paired.dataset.comparisons, 5, VALIDATION_SUPPORT)
     given = votes_by_part(paired.dataset._replace(comparisons=pool.select(pool.weight > 0)),
                           np.full((pool.weight > 0).sum(), "given", object))["given"]  # fmt: skip

@@ -135,7 +135,7 @@ class Encoder(NamedTuple):
 def encoder_from_json(record: dict[str, Any]) -> Encoder:
     """The encoder that `Encoder.to_json` wrote."""
     parts = {name: PARTS[name].from_json(held) for name, held in record["parts"].items()}
-    return Encoder(parts, tuple(record["levels"]))
+    return Encoder(parts, tuple(record.get("levels", ())))
 
 
 def fit_encoder(
