@@ -29,6 +29,7 @@ def adapt(options: argparse.Namespace) -> None:
 
     from paljax import storage
     from paljax.data import files
+    from paljax.data.dataset import weighed_by_levels
     from paljax.errors import about
     from paljax.reward.predictors import join
     from paljax.reward.trained_model import load_model
@@ -41,7 +42,8 @@ def adapt(options: argparse.Namespace) -> None:
     with about(options.comparisons):
         tables = model.encode(dataset)
     say_counts(model.remarks(dataset))
-    joined = join(model.trained, tables, dataset.comparisons, num_users)
+    support = weighed_by_levels(dataset, model.item_encoder.levels).comparisons
+    joined = join(model.trained, tables, support, num_users)
     covariance = np.asarray(joined.covariance, np.float64)
     deviations = np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 0))
     counts = np.bincount(dataset.comparisons.user, minlength=num_users)

@@ -88,8 +88,10 @@ def _load(run: Path) -> "TrainedModel":
 
 
 def _joined_weights(model: "TrainedModel", support: "Dataset") -> dict[str, Any]:
+    from paljax.data.dataset import weighed_by_levels
     from paljax.reward.predictors import join
 
+    support = weighed_by_levels(support, model.item_encoder.levels)
     fitted = join(model.trained, model.encode(support), support.comparisons, len(support.users))
     return dict(zip(support.users, fitted.weights, strict=True))
 

@@ -92,7 +92,7 @@ def metrics_of(rng, K, accuracy):
             },
             "format_probe": {"accuracy": 0.5123, "interval": [0.4911, 0.5342], "n": 2584},
             "flip_rate": {"rate": 0.4321, "interval": [0.4011, 0.4655], "n": 740},
-            "overlap": {"train_test": 0, "support_query": 0},
+            "overlap": {"train_test": 0, "support_query": 0, "joining_chosen": 0},
             "repeated_pairs": {"n": 17, "accuracy_on_others": 0.8613},
             "ties": {"train": 20, "test": 13, "query": 4},
         },

@@ -18,7 +18,7 @@ from tests.data.conftest import local_copy
 CONVERSATION = "scoop-hivemind.ubi"
 CONFIG = f"""\
 data: {{name: polis, conversation: {CONVERSATION}, least_votes: 5}}
-splits: {{name: random, unseen_users: 0.3, support: 10}}
+splits: {{name: random, unseen_users: 0.3, support: 10, validation_users: 0.3}}
 pairs: {{learn_from: {{learn_from}}}}
 encoder: [{{name: item_id, width: 4}}]
 model: {{name: pal_a, num_prototypes: 2, latent_width: 4, shared: {{hidden_layers: 0}}}}
@@ -79,11 +79,12 @@ def test_the_recorded_split_shares_no_vote(run: Path):
     for row in pairs_of(run):
         votes.setdefault(row["split"], set()).update((row["chosen_vote"], row["rejected_vote"]))
     votes = {part: found - {None} for part, found in votes.items()}
-    if learned_votes(run):
-        # Pairs of validation votes choose, and these votes are learned from once that is done.
-        assert votes["validation"] < votes["refit"]
-        votes["validation"] = votes.pop("refit")
-    assert set(votes) == {"train", "validation", "test", "support", "query"}
+    # What chooses is learned from once that is done.
+    refit = votes.pop("refit")
+    chose = ("validation", "validation_support", "validation_query")
+    assert refit >= set().union(*(votes[part] for part in chose))
+    assert refit.isdisjoint(set().union(*(votes[part] for part in set(votes) - set(chose))))
+    assert set(votes) == {"train", "test", "support", "query", *chose}
     assert sum(map(len, votes.values())) == len(set().union(*votes.values()))
 
 
@@ -121,6 +122,18 @@ def test_evaluate_refuses_pairs_of_votes_that_were_trained_on(run: Path, tmp_pat
     assert evaluated(run, tmp_path, [*test, mixed]) == 2
     line = f"1 of its {len(test) + 1} comparisons are made of votes that were trained on"
     assert line in capsys.readouterr().err
+
+
+PARTS_LEARNED = ("train", "validation", "support", "validation_support", "validation_query")
+
+
+@pytest.mark.parametrize("part", PARTS_LEARNED)
+def test_evaluate_refuses_what_a_part_of_the_run_has_learned(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str
+):
+    rows = [row for row in pairs_of(run) if row["split"] == part]
+    assert evaluated(run, tmp_path, rows[:3]) == 2
+    assert "3 of its 3 comparisons" in capsys.readouterr().err
 
 
 def test_evaluate_refuses_pairs_of_votes_that_a_user_was_fitted_to(

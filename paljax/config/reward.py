@@ -178,6 +178,16 @@ class Config(Section):
                 "splits.validation_users: choose λ of people who join, and learner.name 'em' has "
                 "none; leave it out"
             )
+        if not getattr(self.model, "personal", False):
+            raise ValueError(
+                "splits.validation_users: choose λ of people who join, and the model has one "
+                "reward for everybody; leave it out"
+            )
+        if not any(self.evaluation.shots):
+            raise ValueError(
+                "splits.validation_users: join with evaluation.shots comparisons, and all of these "
+                "are 0; give one above 0, or leave validation_users out"
+            )
         return self
 
     @model_validator(mode="after")

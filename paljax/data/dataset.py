@@ -72,6 +72,22 @@ class Dataset(NamedTuple):
         return np.asarray(items >= len(self.items) - self.num_levels)
 
 
+def weighed_by_levels(dataset: Dataset, levels: Sequence[str]) -> Dataset:
+    """A vote's comparisons with all L levels weigh one together, in a file as in training.
+
+    Args:
+        dataset: Comparisons, some of them of an item with a level.
+        levels: Texts of the levels; none: nothing changes.
+    """
+    if not levels:
+        return dataset
+    is_level = np.isin(np.array(dataset.items, object), np.array(levels, object))
+    rows = dataset.comparisons
+    with_level = is_level[rows.chosen] | is_level[rows.rejected]
+    weight = np.where(with_level, rows.weight / len(levels), rows.weight).astype(np.float32)
+    return dataset._replace(comparisons=rows._replace(weight=weight))
+
+
 def level_names(dataset: Dataset) -> tuple[str, ...]:
     """Texts of the levels that votes are compared with, the lowest first."""
     names = dataset.items[len(dataset.items) - dataset.num_levels :]

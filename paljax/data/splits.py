@@ -244,7 +244,10 @@ def split_by_column(dataset: Dataset) -> Split:
 
 def require_training_data(split: Split) -> None:
     """Refuse a split that leaves nothing to learn from, to choose by or to be scored on."""
-    for part in ("train", "validation", "test"):
+    wanted = ["train", "validation", "test"]
+    if len(split.rows(VALIDATION_SUPPORT)):
+        wanted.append(VALIDATION_QUERY)
+    for part in wanted:
         if not len(split.rows(part)):
             raise UserError(
                 f"splits: no comparison is left for {part!r}; give more comparisons a user "

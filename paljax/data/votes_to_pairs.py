@@ -12,6 +12,7 @@ both are liked.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -110,18 +111,11 @@ def votes_to_pairs(
     votes = dataset.votes
     assert votes is not None
     vote_split = split_votes(dataset)
-    pairs = _pairs(
-        votes,
-        vote_split,
-        SCORED if learn_from == "votes" else ALL,
-        least=least_difference,
-        most=most_per_user,
-        seed=seed,
-    )
-    rows = _paired(votes, pairs, vote_split)
+    pair = partial(_pairs, votes, least=least_difference, most=most_per_user, seed=seed)
+    of_parts = pair(vote_split, SCORED if learn_from == "votes" else ALL)
+    rows = _paired(votes, of_parts, vote_split)
     if learn_from == "pairs" and (vote_split.part == VALIDATION_SUPPORT).any():
-        options = {"least": least_difference, "most": most_per_user, "seed": seed}
-        rows = _both(rows, _of_refit(votes, vote_split, **options))
+        rows = _both(rows, _of_refit(votes, vote_split, pair))
     if learn_from == "votes":
         levels = _levels(votes.value[np.isin(vote_split.part, (*OF_SEEN, "support"))], num_levels)
         dataset = _with_levels(dataset, levels)
@@ -131,6 +125,7 @@ def votes_to_pairs(
         dataset._replace(
             comparisons=_comparisons(dataset, rows),
             group=None if votes.group is None else votes.group[rows.vote],
+            topic=None if dataset.topic is None else dataset.topic[rows.vote],
         ),
         Split(rows.part, rows.arrival),
         vote_split,
@@ -231,14 +226,16 @@ def _paired(votes: Votes, pairs: NDArray[np.int64], split: Split) -> _Rows:
     return _Rows(better, votes.item[better], votes.item[worse], none, task, part, later)
 
 
-def _of_refit(votes: Votes, split: Split, **options: Any) -> _Rows:
+def _of_refit(
+    votes: Votes, split: Split, pair: Callable[[Split, Sequence[str]], NDArray[np.int64]]
+) -> _Rows:
     """Pairs that the refit learns from beside those of "train": of validation users' votes all
     together, as of any seen user's, and those of "validation".
     """
     stood_in = np.isin(split.part, (VALIDATION_SUPPORT, VALIDATION_QUERY))
     of_others = np.where(split.part == "validation", "validation", UNUSED)
     as_seen = Split(np.where(stood_in, "train", of_others), split.arrival)
-    rows = _paired(votes, _pairs(votes, as_seen, ("train", "validation"), **options), as_seen)
+    rows = _paired(votes, pair(as_seen, ("train", "validation")), as_seen)
     none = np.full(len(rows.vote), -1, np.int32)
     return rows._replace(part=np.full(len(rows.vote), REFIT, object), arrival=none)
 

@@ -48,7 +48,11 @@ def maxmin(groups: Groups, /) -> Objective:
 
 
 def maxmin_per_prompt(groups: Groups, /) -> Objective:
-    """The expectation over prompts of the worst-off group's expected utility at that prompt."""
+    """The expectation over prompts of the worst-off group's expected utility at that prompt.
+
+    Weights at a prompt are those of the visits before: at the first they are even, so that a fit
+    which sees every prompt once is utilitarian with even shares.
+    """
     return maxmin(groups)._replace(by_prompt=True)
 
 

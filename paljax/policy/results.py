@@ -122,9 +122,12 @@ def sampled_scores(problem: Problem, params: Params, key: Any, samples: int, bet
     @jax.jit
     def draw(params: Params, reference: Params) -> tuple[Any, Any, Any]:
         drawn = policy.sample(params, draw_key, prompts, samples)
-        log_reference = policy.log_probs(reference, prompts, drawn.tokens, drawn.mask)
+        log_policy, log_reference = (
+            policy.log_probs(each, prompts, drawn.tokens, drawn.mask)
+            for each in (params, reference)
+        )
         rewards = problem.rewards.of_responses(prompts, drawn.tokens, drawn.mask)
-        log_ratio = jnp.sum(drawn.log_probs - log_reference, axis=2)
+        log_ratio = jnp.sum(log_policy - log_reference, axis=2)
         return rewards, log_ratio, jnp.sum(drawn.mask, axis=2)
 
     rewards, log_ratio, length = (np.asarray(part, float) for part in draw(params, reference))

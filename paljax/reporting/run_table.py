@@ -7,8 +7,8 @@ from paljax.reporting.results import Run, Tried, config_values
 from paljax.reporting.wording import display_name, estimate, subject
 
 # Parts of a split whose names don't say what they are.
-PARTS = {
-    "refit": "refit (votes of validation)",
+CALLED = {
+    "refit": "refit (what validation held)",
     "validation_support": "validation users, learned from",
     "validation_query": "validation users, scored",
     "unused": "unused (items of two parts)",
@@ -54,7 +54,7 @@ def _split_table(run: Run) -> Html:
     if not run.splits:
         return Html("")
     rows = [
-        [PARTS.get(split, split), f"{n:,}", f"{users:,}"]
+        [CALLED.get(split, split), f"{n:,}", f"{users:,}"]
         for split, (n, users) in run.splits.items()
     ]
     return page.table("Data by split", ["Split", "Comparisons", "People"], rows)

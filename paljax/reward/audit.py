@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from paljax.data.dataset import Comparisons, Table
 from paljax.data.encoders.format import format_features
 from paljax.data.prepare import Prepared
-from paljax.data.splits import OF_SEEN
+from paljax.data.splits import OF_SEEN, VALIDATION_QUERY, VALIDATION_SUPPORT
 from paljax.evaluation import accuracy_gain, correctness, mean_over_users
 from paljax.reward import baselines
 from paljax.reward.predictors import Predictor
@@ -24,6 +24,7 @@ from paljax.reward.results import Scored
 APART = {
     "train_test": (OF_SEEN, ("test",)),
     "support_query": (("support",), ("query",)),
+    "joining_chosen": ((VALIDATION_SUPPORT,), (VALIDATION_QUERY,)),  # by validation users
 }
 
 

@@ -31,8 +31,6 @@ from paljax.reward.tasks import anchored_to, decaying, fits_by_em, learner_for, 
 from paljax.runs import CHECKPOINTS
 from paljax.stopwatch import Pace, Stopwatch
 
-HOLD_OUT_ITEMS = ("items", "topic")  # splits whose scored items are new
-
 
 class Candidate(NamedTuple):
     """A fit with the prior strength that served validation data best."""
@@ -151,9 +149,9 @@ def prefer_shared(fitting: Fitting, shared: Candidate, personal: Candidate) -> b
 
     Personalisation must lower the validation loss by more than two standard errors of the
     difference: where people don't differ, the best epoch of the best of many candidates is a little
-    better by chance. Errors are over users; where the split holds out items, so that what was
-    learned is asked of new ones, over items, too, and the larger counts. One user alone differs
-    from nobody.
+    better by chance. Errors are over users; where the split holds out items or topics, so that what
+    was learned is asked of new ones, over these, too, and the larger counts. One user alone, or one
+    topic, differs from no other.
 
     Args:
         fitting: Of the run.
@@ -163,15 +161,27 @@ def prefer_shared(fitting: Fitting, shared: Candidate, personal: Candidate) -> b
     Returns:
         True where the shared reward is the answer.
     """
-    rows = _validation(fitting)
-    if len(np.unique(rows.user)) < 2:
-        return True
     gains = shared.validation_losses - personal.validation_losses
-    error = error_of_mean(gains, rows.user[:, None])
-    if fitting.config.splits.name in HOLD_OUT_ITEMS:
-        items = np.sort(np.stack([rows.chosen, rows.rejected], axis=1), axis=1)
-        error = max(error, error_of_mean(gains, items))
+    groupings = _what_differs(fitting)
+    if any(len(np.unique(members)) < 2 for members in groupings):
+        return True
+    error = max(error_of_mean(gains, members) for members in groupings)
     return bool(gains.mean() <= 2 * error)
+
+
+def _what_differs(fitting: Fitting) -> list[NDArray[Any]]:
+    """Members of every validation comparison of which the scored ones will be others."""
+    rows = _validation(fitting)
+    groupings: list[NDArray[Any]] = [rows.user[:, None]]
+    if fitting.config.splits.name == "items":
+        groupings.append(np.sort(np.stack([rows.chosen, rows.rejected], axis=1), axis=1))
+    if fitting.config.splits.name == "topic":
+        dataset = fitting.prepared.dataset
+        assert dataset.topic is not None
+        of_validation = fitting.prepared.split.rows("validation")
+        topic = dataset.topic[of_validation[~dataset.comparisons.tie[of_validation]]]
+        groupings.append(np.unique(topic.astype(str), return_inverse=True)[1][:, None])
+    return groupings
 
 
 def error_of_mean(values: NDArray[np.float64], members: NDArray[Any]) -> float:

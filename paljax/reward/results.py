@@ -147,9 +147,9 @@ def score_predictors(
 def _score_joined(
     margins: NDArray[Any], scored: Scored, support: Comparisons, resamples: int, seed: int
 ) -> Scores:
-    """Scores on the query part, with how many support comparisons a user had on average."""
+    """Scores on the query part, with how much support a user had on average, by weight."""
     users = np.unique(scored.query.user)
-    given = np.isin(support.user[support.weight > 0], users).sum() / len(users)
+    given = support.weight[np.isin(support.user, users)].sum() / len(users)
     scores = score(margins, scored.query.user, scored.query_groups, resamples=resamples, seed=seed)
     return scores | {"support_per_user": float(given)}
 

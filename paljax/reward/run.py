@@ -260,6 +260,7 @@ def _predictors(config: Config, prepared: Prepared, fits: Fits) -> dict[str, Pre
 def _numeric_baselines(prepared: Prepared, rows: Comparisons) -> dict[str, Predictor]:
     """Logistic regressions of each user; of embeddings, on their principal components."""
     features = _numbers(prepared)
+    features = features[:, : features.shape[1] - prepared.item_encoder.level_width]
     comparisons, split = prepared.dataset.comparisons, prepared.split
     train = comparisons.select(split.rows("train"))
     are_attributes = features.shape[1] <= baselines.MOST_ATTRIBUTES

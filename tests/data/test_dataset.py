@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from paljax.data.dataset import assemble
+from paljax.data.dataset import assemble, weighed_by_levels
 
 USERS = ["ann", "ben", "ann", "cem"]
 
@@ -123,3 +123,12 @@ NUMBERS = np.ones((2, 3))
 def test_columns_that_do_not_fit_are_refused(chosen, rejected, options, message):
     with pytest.raises(ValueError, match=message):
         assemble(["x", "y"], chosen, rejected, **options)
+
+
+def test_a_vote_on_all_levels_weighs_one_comparison():
+    dataset = assemble(
+        ["ann"] * 3, ["tea", "rated 2", "tea"], ["rated 1", "tea", "milk"], weight=[1.0, 3.0, 1.0]
+    )
+    found = weighed_by_levels(dataset, ("rated 1", "rated 2"))
+    np.testing.assert_allclose(found.comparisons.weight, [0.5, 1.5, 1])
+    assert weighed_by_levels(dataset, ()) is dataset

@@ -109,7 +109,8 @@ def read_by_both() -> GroupRewards:
     config = parse(REWARD | {"encoder": [STATES, MINILM], "model": model}, where="here")
     texts = (*USUAL, *LONG)
     rows = np.arange(len(texts), dtype=np.int32)
-    item_encoder = fit_encoder(config.encoder, texts, rows)
+    # A run of votes: no text that is drawn is one of its levels.
+    item_encoder = fit_encoder(config.encoder, texts, rows, levels=("rated 1", "rated 2"))
     prompt_encoder = fit_encoder(config.encoder[1:], texts, rows)
     fitted = configured_model(config.model, 2)
     params = fitted.init(jax.random.key(0), item_encoder.blank(), prompt_encoder.blank())

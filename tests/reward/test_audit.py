@@ -84,7 +84,7 @@ def test_nothing_is_found_where_nothing_is(prepared):
     found = audit(prepared, scored_of(prepared), shared, shared, **SETTINGS)
     assert found["label_swap"]["accuracy"] == found["label_swap"]["expected"] == 0
     assert found["shuffled_users"]["gain"] == {"accuracy": 0, "interval": [0, 0]}
-    assert found["overlap"] == {"train_test": 0, "support_query": 0}
+    assert found["overlap"] == {"train_test": 0, "support_query": 0, "joining_chosen": 0}
     assert found["repeated_pairs"] == {"n": 0, "accuracy_on_others": 1}
     assert found["flip_rate"]["rate"] == 0  # a shared reward does not listen
     assert failures(found) == []
@@ -172,7 +172,7 @@ def test_a_choice_task_on_both_sides_is_counted(prepared):
     prepared = prepared._replace(dataset=dataset)
     shared = rewards_predictor(truth(prepared))
     found = audit(prepared, scored_of(prepared), shared, shared, **SETTINGS)
-    assert found["overlap"] == {"train_test": 1, "support_query": 0}
+    assert found["overlap"] == {"train_test": 1, "support_query": 0, "joining_chosen": 0}
     assert failures(found) == ["1 choice tasks of test are also in train"]
 
 
@@ -193,14 +193,14 @@ def test_a_vote_on_both_sides_is_counted(learn_from):
         tables=None,
         remarks={},
     )
-    assert overlap(prepared) == {"train_test": 0, "support_query": 0}
+    assert overlap(prepared) == {"train_test": 0, "support_query": 0, "joining_chosen": 0}
     rows = paired.dataset.comparisons
     # As if a test pair had been made of a training vote.
     learned = rows.chosen[paired.split.rows("train")[0]]
     if paired.dataset.is_level(learned):
         learned = rows.rejected[paired.split.rows("train")[0]]
     rows.chosen[paired.split.rows("test")[0]] = learned
-    assert overlap(prepared) == {"train_test": 1, "support_query": 0}
+    assert overlap(prepared) == {"train_test": 1, "support_query": 0, "joining_chosen": 0}
 
 
 def test_another_judgment_of_the_same_pair_is_counted(prepared):
@@ -228,3 +228,35 @@ def test_format_features_of_one_text():
     assert told["markup"] == pytest.approx(np.log(2))
     assert told["starts_with_capital"] == told["ends_sentence"] == 1
     assert told["asks"] == pytest.approx(np.log(2))
+
+
+def test_one_user_who_is_scored_is_predicted_as_somebody_else(prepared):
+    """Of all people, where nobody else is scored."""
+    scored = scored_of(prepared)
+    alone = scored.test.select(scored.test.user == scored.test.user[0])
+    mine = np.arange(len(prepared.dataset.users)) == alone.user[0]
+
+    def seen(rows):
+        return np.where(mine[rows.user], 1.0, -1.0)
+
+    model = Predictor(seen, lambda support, query: np.ones(len(query.user)))
+    scored = scored._replace(test=alone)
+    found = audit(prepared, scored, model, model, **SETTINGS)
+    assert found["shuffled_users"]["accuracy"] == 0
+
+
+@pytest.mark.parametrize("part", ["validation_support", "validation_query"])
+def test_what_validation_users_were_fitted_to_is_learned(prepared, part):
+    rows = prepared.dataset.comparisons
+    scored = int(prepared.split.rows("test")[0])
+    learned = int(np.flatnonzero(
+        (rows.user == rows.user[scored]) & (prepared.split.part == "train"))[0])  # fmt: skip
+    task, parts = rows.task.copy(), prepared.split.part.copy()
+    task[learned], parts[learned] = task[scored], part
+    prepared = prepared._replace(
+        dataset=prepared.dataset._replace(comparisons=rows._replace(task=task)),
+        split=prepared.split._replace(part=parts),
+    )
+    assert overlap(prepared)["train_test"] == 1
+    parts[scored] = "validation_query" if part == "validation_support" else "validation_support"
+    assert overlap(prepared)["joining_chosen"] == 1

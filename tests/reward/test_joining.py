@@ -137,7 +137,7 @@ def test_a_run_serves_who_joins_by_it(tmp_path):
     users = pq.read_table(run / runs.USERS).to_pydict()
     assert users["role"].count("unseen") == 8
     assert metrics["data"]["split"][VALIDATION_SUPPORT] == 8 * 4
-    assert metrics["audit"]["overlap"] == {"train_test": 0, "support_query": 0}
+    assert metrics["audit"]["overlap"] == {"train_test": 0, "support_query": 0, "joining_chosen": 0}
     assert "λ of people who join" in (run / runs.REPORT).read_text()
 
 
@@ -166,6 +166,14 @@ def test_a_model_adapts_by_the_strength_that_was_chosen(tmp_path, monkeypatch):
         (
             {"learner": {"name": "em"}, "model": {"name": "reward_mixture", "num_prototypes": 2}},
             "splits.validation_users: choose λ of people who join, and learner.name 'em' has none",
+        ),
+        (
+            {"model": {"name": "bradley_terry"}},
+            "splits.validation_users: choose λ of people who join, and the model has one reward",
+        ),
+        (
+            {"evaluation": {"shots": [0]}},
+            "splits.validation_users: join with evaluation.shots comparisons, and all of these",
         ),
     ],
 )

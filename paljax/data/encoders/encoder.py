@@ -4,6 +4,7 @@ N items, D numbers in all parts together.
 """
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
@@ -103,9 +104,10 @@ class Encoder(NamedTuple):
             for name, part in self.parts.items()
             for reason, count in part.remarks(table).items()
         }
-        misspelt = sum(_nearly_is(text, self.levels) for text in table) if self.levels else 0
-        if misspelt:
-            remarks[f"read as items, almost the level {self.levels[0]!r}"] = misspelt
+        if self.levels:
+            near = filter(None, (_nearly(text, self.levels) for text in table))
+            for level, count in Counter(near).items():
+                remarks[f"read as an item, almost the level {level!r}"] = count
         return remarks
 
     def _with_levels(self, inputs: Inputs, table: Table) -> Inputs:
@@ -188,8 +190,10 @@ def _side_by_side(inputs: Sequence[Inputs]) -> Inputs:
     return features if ids is None else VectorInputs(features, ids)
 
 
-def _nearly_is(text: str, levels: tuple[str, ...]) -> bool:
-    """Whether a text is one of the levels but for a slip, as of a letter or in case."""
-    if text in levels or abs(len(text) - len(levels[0])) > 2:
-        return False
-    return bool(difflib.get_close_matches(text.casefold().strip(), levels, 1, cutoff=0.95))
+def _nearly(text: str, levels: tuple[str, ...]) -> str | None:
+    """The level that a text is but for a slip, as of a letter or in case."""
+    longest = max(map(len, levels))
+    if text in levels or len(text) > longest + 2:
+        return None
+    near = difflib.get_close_matches(text.casefold().strip(), levels, 1, cutoff=0.95)
+    return near[0] if near else None
