@@ -3,7 +3,7 @@
     python experiments/personas/sweep.py [--planted 2 3 ...] [--seeds 1] [--numbers 1 2 ...]
 
 Runs config.yaml for K* = 2..6 personas and K = 1..8 prototypes; puts the rows into results.json
-beside it, those of other K* stay, and draws the figure from that. Finished runs under runs/ are
+beside it, those of other K* and K stay, each with its own seeds, and draws the figure from that. Finished runs under runs/ are
 taken up.
 """
 
@@ -94,7 +94,8 @@ def main() -> None:
     parser.add_argument("--numbers", type=int, nargs="+", default=NUMBERS, metavar="K")
     parser.add_argument("--out", type=Path, default=Path("docs/personas.png"))
     options = parser.parse_args()
-    rows = [row for row in _known() if row["personas"] not in options.planted]
+    asked = {(planted, number) for planted in options.planted for number in options.numbers}
+    rows = [row for row in _known() if (row["personas"], row["prototypes"]) not in asked]
     for planted in options.planted:
         for number in options.numbers:
             scores = [run(planted, number, seed) for seed in range(options.seeds)]
