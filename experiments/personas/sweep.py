@@ -3,8 +3,8 @@
     python experiments/personas/sweep.py [--planted 2 3 ...] [--seeds 1] [--numbers 1 2 ...]
 
 Runs config.yaml for K* = 2..6 personas and K = 1..8 prototypes; puts the rows into results.json
-beside it, those of other K* and K stay, each with its own seeds, and draws the figure from that. Finished runs under runs/ are
-taken up.
+beside it, those of other K* and K stay, each with its own seeds, and draws the figure from that.
+Finished runs under runs/ are taken up.
 """
 
 import argparse
