@@ -18,7 +18,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from paljax.data.dataset import Comparisons, Dataset, Votes
+from paljax.data.dataset import (
+    Comparisons,
+    Dataset,
+    Votes,
+    level_names,
+    weighed_by_levels,
+)
 from paljax.data.splits import (
     OF_SEEN,
     PARTS,
@@ -121,12 +127,13 @@ def votes_to_pairs(
         dataset = _with_levels(dataset, levels)
         rows = _both(_against_levels(votes, vote_split, levels, len(dataset.items)), rows)
     rows = rows.select(np.argsort(votes.user[rows.vote], kind="stable"))
+    dataset = dataset._replace(
+        comparisons=_comparisons(votes, rows),
+        group=None if votes.group is None else votes.group[rows.vote],
+        topic=None if dataset.topic is None else dataset.topic[rows.vote],
+    )
     return Paired(
-        dataset._replace(
-            comparisons=_comparisons(dataset, rows),
-            group=None if votes.group is None else votes.group[rows.vote],
-            topic=None if dataset.topic is None else dataset.topic[rows.vote],
-        ),
+        weighed_by_levels(dataset, level_names(dataset)),
         Split(rows.part, rows.arrival),
         vote_split,
     )
@@ -296,17 +303,14 @@ def _both(first: _Rows, second: _Rows) -> _Rows:
     return _Rows(*map(np.concatenate, fields))
 
 
-def _comparisons(dataset: Dataset, rows: _Rows) -> Comparisons:
-    """The rows as comparisons; those of one vote with levels weigh as much as a pair together."""
+def _comparisons(votes: Votes, rows: _Rows) -> Comparisons:
     count = len(rows.vote)
-    assert dataset.votes is not None
-    with_level = dataset.is_level(rows.chosen) | dataset.is_level(rows.rejected)
     return Comparisons(
-        user=dataset.votes.user[rows.vote],
+        user=votes.user[rows.vote],
         prompt=np.full(count, -1, np.int32),
         chosen=rows.chosen,
         rejected=rows.rejected,
-        weight=np.where(with_level, 1 / max(dataset.num_levels, 1), 1).astype(np.float32),
+        weight=np.ones(count, np.float32),
         tie=rows.tie,
         task=np.unique(rows.task, return_inverse=True)[1].astype(np.int32),
     )

@@ -55,18 +55,17 @@ def choose_joining(fitting: Fitting, chosen: Candidate) -> Joining:
     query = comparisons.select(split.rows(VALIDATION_QUERY))
     query = query.select(~query.tie)
     shots = [count for count in fitting.config.evaluation.shots if count]
-    if trained.prior_strength is None or trained.model.num_prototypes == 1:
+    is_personal = trained.prior_strength is not None and trained.model.num_prototypes > 1
+    if not (is_personal and shots and len(query.user)):
         return Joining(trained.prior_strength, (), 0, 0)
-    if not len(query.user) or not shots:
-        return Joining(trained.prior_strength, (), 0, 0)
+    assert trained.prior_strength is not None
     encoded = encode(trained.model, trained.params, prepared.tables)
+    supports = [split.support(comparisons, count, VALIDATION_SUPPORT) for count in shots]
 
     def tried(strength: float) -> Tried:
         model = trained._replace(prior_strength=strength)
-        margins = []
-        for count in shots:
-            support = split.support(comparisons, count, VALIDATION_SUPPORT)
-            num_users = len(prepared.dataset.users)
+        margins, num_users = [], len(prepared.dataset.users)
+        for support in supports:
             joined = join(model, prepared.tables, support, num_users, room=prepared.room)
             margins.append(model.margins(encoded, query, joined.weights))
         found = np.concatenate(margins).astype(np.float64)
