@@ -170,14 +170,20 @@ class Log:
             raise KilledError
 
 
-def test_a_killed_fit_ends_as_a_straight_one_bit_for_bit(run, tmp_path):
-    config = load(run.parent / "config.yaml", ["training.checkpoint_every=2"])
+def fit_of(run, override):
+    """The data of a run's configuration with one change, and the task of its fit."""
+    config = load(run.parent / "config.yaml", [override])
     prepared = prepare(config, uses_prompts=False)
     comparisons, split = prepared.dataset.comparisons, prepared.split
     train, validation = (comparisons.select(split.rows(part)) for part in ("train", "validation"))
     model = build_model(config, 2, prepared.item_encoder, None)
     learner = learner_for(config, prepared, model)
     task = task_for(config, prepared, "em", model, learner, train, validation, epochs=6)
+    return prepared, learner, task
+
+
+def test_a_killed_fit_ends_as_a_straight_one_bit_for_bit(run, tmp_path):
+    _, _, task = fit_of(run, "training.checkpoint_every=2")
     killed, straight = Log(last=5), Log()
 
     def fitted(folder, log):
@@ -209,13 +215,9 @@ def test_a_killed_fit_ends_as_a_straight_one_bit_for_bit(run, tmp_path):
 @pytest.mark.parametrize("assignment", ["soft", "hard"])
 def test_starts_are_judged_by_posteriors_whatever_the_fit_assigns(run, assignment):
     """As the finished run will be scored: loops over users, their groups known from training."""
-    config = load(run.parent / "config.yaml", [f"learner.assignment={assignment}"])
-    prepared = prepare(config, uses_prompts=False)
+    prepared, learner, task = fit_of(run, f"learner.assignment={assignment}")
     comparisons, split = prepared.dataset.comparisons, prepared.split
     train, validation = (comparisons.select(split.rows(part)) for part in ("train", "validation"))
-    model = build_model(config, 2, prepared.item_encoder, None)
-    learner = learner_for(config, prepared, model)
-    task = task_for(config, prepared, "em", model, learner, train, validation, epochs=6)
     state = learner.init(jax.random.key(0))
     log_sizes = jnp.broadcast_to(jnp.log(jnp.array([0.7, 0.3])), state.log_sizes.shape)
     judged = task.validate(state._replace(log_sizes=log_sizes))

@@ -17,6 +17,7 @@ from paljax.reward import run as run_module
 from paljax.reward.fits import Fitting, best_of, build_model, fit_candidates
 from paljax.reward.joining import choose_joining
 from paljax.reward.predictors import join
+from tests.reward.test_never_worse import choices
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -25,16 +26,7 @@ SHOTS = [0, 1, 3]
 
 
 def record(path: Path, **changes) -> dict:
-    generator = np.random.default_rng(3)
-    with path.open("w", encoding="utf-8") as file:
-        for user in range(40):
-            for _ in range(14):
-                sides = generator.normal(size=(2, 3)).round(3)
-                margin = (1 - 2 * (user % 2)) * 2 * (sides[0, 0] - sides[1, 0])
-                ahead = margin + generator.logistic() > 0
-                first, second = (sides if ahead else sides[::-1]).tolist()
-                row = {"user_id": f"user {user}", "chosen": first, "rejected": second}
-                file.write(json.dumps(row) + "\n")
+    path.write_text(choices("different"), encoding="utf-8")
     return {
         "data": {"name": "file", "path": str(path)},
         "splits": {"name": "random", "support": 4, "validation_users": 0.25},
