@@ -24,6 +24,9 @@ _OF_THE_SYSTEM = [
 ]
 
 
+_MOST_FAILURES = 8  # a checkpoint writes fewer files of its own than that
+
+
 class DamagedError(Exception):
     """A checkpoint that can't be read."""
 
@@ -113,12 +116,27 @@ class Checkpoints:
                 try:
                     self._manager.wait_until_finished()
                 finally:
-                    self._manager.close()
+                    self._close()
         except UserError:
             if error is None:
                 raise  # else what went wrong first is told
         finally:
             self._event_loops.__exit__(None, None, None)
+
+    def _close(self) -> None:
+        """Have Orbax let go of its threads.
+
+        It does so when no write of before is left to have failed, and tells one failure a time.
+        """
+        failures: list[Exception] = []
+        while len(failures) < _MOST_FAILURES:
+            try:
+                self._manager.close()
+                break
+            except Exception as error:  # Orbax passes on whatever its writers raise
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:

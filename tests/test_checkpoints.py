@@ -1,13 +1,18 @@
 """Checkpoints that can't be read end in one error, and nothing is heard of them afterwards."""
 
+import errno
+import os
 import sys
+import threading
 import time
 
 import jax.numpy as jnp
 import pytest
+from etils import epath
 from numpy.testing import assert_array_equal
 
 from paljax.checkpoints import Checkpoints, DamagedError
+from paljax.errors import UserError
 
 # So many arrays that some are still being read when the first one fails.
 STATE = {f"layer {number}": jnp.full((9, 5), number) for number in range(40)}
@@ -42,3 +47,19 @@ def test_no_read_outlives_a_damaged_checkpoint(damaged, tmp_path, monkeypatch):
                 checkpoints.restore(0, STATE)
     time.sleep(0.2)
     assert not late
+
+
+def test_no_thread_outlives_a_write_that_failed(tmp_path, monkeypatch, caplog):
+    """Not even while a log of the failure is kept, which holds all that Orbax had in hand."""
+    text_files = type(epath.Path(tmp_path))
+
+    def full(path, *arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(text_files, "write_text", full)
+    before = set(threading.enumerate())
+    told = pytest.raises(UserError, match="No space left on device")
+    with told, Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(0, STATE)
+    assert "_CHECKPOINT_METADATA" in caplog.text
+    assert not [each for each in set(threading.enumerate()) - before if not each.daemon]
