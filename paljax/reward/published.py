@@ -9,18 +9,21 @@ from paljax.config import Config
 NAME = "pal_as_published"
 # A hundredth of a comparison, for no prior at all: the fit of new users needs its barrier.
 NEXT_TO_NO_PRIOR = 0.01
+# Their rates are a hundredth of ours: after our number of epochs they would hardly have begun.
+MOST_EPOCHS = 1000
+PATIENCE = 50  # epochs without a better validation loss
 
 
 def as_published(config: Config, *, uses_prompts: bool) -> Config:
     """The configuration of a run with the authors' model and optimiser in place of its own.
 
     Args:
-        config: Of the run; data, splits, encoders, epochs and seed stay.
+        config: Of the run; data, splits, encoders, batches and seed stay.
         uses_prompts: Whether the run's models read prompts. Without prompts the K maps of PAL-B are
             K directions: PAL-A with cosines to a mixture of latent points.
 
     Returns:
-        A configuration of the same budget.
+        A configuration that trains until the validation loss has stopped falling.
 
     Source:
         PAL, arXiv 2406.08469, section 4 and the released training configurations.
@@ -49,6 +52,11 @@ def as_published(config: Config, *, uses_prompts: bool) -> Config:
             "warmup_fraction": 0.0,
             "clip_norm": None,
         },
+    }
+    record["training"] = record["training"] | {
+        "epochs": max(MOST_EPOCHS, config.training.epochs),
+        "patience": PATIENCE,
+        "checkpoint_every": PATIENCE,
     }
     record["selection"] = record["selection"] | {"prior_strength": [NEXT_TO_NO_PRIOR]}
     return Config.model_validate(record)

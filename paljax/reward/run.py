@@ -219,7 +219,7 @@ def _anchored(fitting: Fitting, shared: Candidate) -> Fitting:
 
 
 def _fit_published(fitting: Fitting) -> Candidate:
-    """The authors' PAL on the same comparisons for the same number of epochs."""
+    """The authors' PAL on the same comparisons, trained until it is done."""
     uses_prompts = fitting.prepared.prompt_encoder is not None
     config = as_published(fitting.config, uses_prompts=uses_prompts)
     theirs = fitting._replace(config=config, learners={})

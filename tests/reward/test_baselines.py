@@ -7,7 +7,7 @@ import yaml
 from paljax.config import load
 from paljax.data.dataset import assemble
 from paljax.reward.baselines import item_majority, principal_components, with_levels
-from paljax.reward.published import as_published
+from paljax.reward.published import MOST_EPOCHS, PATIENCE, as_published
 
 
 def test_item_majority_counts_wins_and_halves_ties():
@@ -23,7 +23,7 @@ def test_item_majority_counts_wins_and_halves_ties():
 
 
 @pytest.mark.parametrize("uses_prompts", [False, True])
-def test_pal_as_published_keeps_data_and_budget(tmp_path, uses_prompts):
+def test_pal_as_published_keeps_data_and_takes_its_own_time(tmp_path, uses_prompts):
     ours = {
         "seed": 3,
         "data": {"name": "electricity"},
@@ -34,8 +34,11 @@ def test_pal_as_published_keeps_data_and_budget(tmp_path, uses_prompts):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(ours))
     config = load(tmp_path / "c.yaml")
     theirs = as_published(config, uses_prompts=uses_prompts)
-    for kept in ("seed", "data", "splits", "encoder", "training", "loss"):
+    for kept in ("seed", "data", "splits", "encoder", "loss"):
         assert getattr(theirs, kept) == getattr(config, kept)
+    assert theirs.training.batch_size == config.training.batch_size
+    assert theirs.training.epochs == MOST_EPOCHS
+    assert theirs.training.patience == PATIENCE  # its best epoch, by validation
     assert theirs.model.num_prototypes == 2
     assert theirs.model.shared is None
     assert theirs.model.name == ("pal_b" if uses_prompts else "pal_a")
