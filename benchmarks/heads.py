@@ -38,6 +38,7 @@ class Head(NamedTuple):
     distinct_items: int  # in a batch
     distinct_prompts: int  # 0 where the model does not look at prompts
     widths: tuple[int, int, int]  # of the item network
+    num_users: int = NUM_USERS
 
     @property
     def is_pal_b(self) -> bool:
@@ -91,16 +92,16 @@ def data_for(head: Head, seed: int) -> Data:
         chosen=sides[:size],
         rejected=sides[size:],
         prompt=np.arange(size) % max(head.distinct_prompts, 1),
-        user=generator.integers(0, NUM_USERS, size),
+        user=generator.integers(0, head.num_users, size),
     )
 
 
-def jax_batch(data: Data) -> Batch:
+def jax_batch(data: Data, num_users: int) -> Batch:
     """The batch as paljax plans it."""
     users, user = np.unique(data.user, return_inverse=True)
     size = len(data.user)
-    room = min(size, NUM_USERS)
-    padded = NUM_USERS + np.arange(room)
+    room = min(size, num_users)
+    padded = num_users + np.arange(room)
     padded[: len(users)] = users
     ones = jnp.ones(size)
     return Batch(
@@ -131,12 +132,12 @@ def model_of(head: Head, *, bfloat16: bool) -> PreferenceModel:
 
 def jax_step(head: Head, batches: list[Data], *, bfloat16: bool) -> tuple[Callable[[], None], str]:
     """One step of paljax, the next batch at every call; and the text of its program."""
-    ready = [jax_batch(data) for data in batches]
+    ready = [jax_batch(data, head.num_users) for data in batches]
     learner = fit_by_gradient(
         model_of(head, bfloat16=bfloat16),
         example_items=ready[0].items[:1],
         example_prompts=None if ready[0].prompts is None else ready[0].prompts[:1],
-        num_users=NUM_USERS,
+        num_users=head.num_users,
         loss=LOSSES["logistic"],
         prior_strength=2.0,
         optimizer=PLAIN_ADAMW._replace(clip_norm=None),
@@ -168,7 +169,7 @@ def torch_step(
         for data in batches
     ]
     common: dict[str, Any] = {
-        "num_users": NUM_USERS,
+        "num_users": head.num_users,
         "num_prototypes": head.num_prototypes,
         "published": published,
         "bfloat16": bfloat16,

@@ -12,7 +12,7 @@ with the planted shares as prior, hard without any, as in algorithm 2 of arXiv 2
 
 Half an hour on a busy core; writes results.json beside this file, which figure.py draws.
 Seen at 10/11 and 10 comparisons, 10 seeds: learned from 8 starts soft finds 99.9 ± 0.2 % and hard
-96.7 ± 5.0 %, from 1 start hard 95.7 ± 5.6 %; at 3 comparisons soft 84.5 % (less than the 90.9 % of
+96.7 ± 5.3 %, from 1 start hard 95.7 ± 5.9 %; at 3 comparisons soft 84.5 % (less than the 90.9 % of
 calling everybody majority) and hard 65.7 %. The distance between hard and soft comes from learning:
 with known rewards both find all but a few people. Width and scale were chosen after looking at such
 results of fewer users.
@@ -205,7 +205,7 @@ def measure(per_user: int, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _line(cells: dict[tuple[str, str, str], list[float]], label: str) -> str:
     return ", ".join(
-        f"{rewards} {name} {100 * np.mean(values):5.1f} ± {100 * np.std(values):4.1f}"
+        f"{rewards} {name} {100 * np.mean(values):5.1f} ± {100 * np.std(values, ddof=1):4.1f}"
         for (majority, name, rewards), values in cells.items()
         if majority == label
     )
