@@ -21,11 +21,15 @@ def test_no_two_experiments_write_one_file():
     assert len(set(written)) == len(written)
 
 
-def test_the_table_has_a_row_for_what_has_results_and_for_people_who_join(tmp_path, monkeypatch):
+def test_the_table_of_the_readme_is_made_of_the_results_of_every_experiment():
+    text = reproduce.README.read_text(encoding="utf-8")
+    assert reproduce.rewrite(text, reproduce.table()) == text
+
+
+def test_the_table_has_a_row_for_an_experiment_and_for_people_who_join(tmp_path, monkeypatch):
     one = reproduce.Experiment("votes", "votes/config.yaml")
-    other = reproduce.Experiment("nothing yet", "votes/config.yaml", "other")
     monkeypatch.setattr(reproduce, "HERE", tmp_path)
-    monkeypatch.setattr(reproduce, "EXPERIMENTS", (one, other))
+    monkeypatch.setattr(reproduce, "EXPERIMENTS", (one,))
     scores = {
         "bradley_terry, seen users, accuracy": (0.75, 0.01),
         "pal_a, seen users, accuracy": (0.82, None),
