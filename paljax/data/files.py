@@ -9,7 +9,6 @@ The reasons, as `Dataset.dropped` counts them: "unreadable line", "duplicate key
 rejected", "negative weight", "not boolean", "unknown split", "bad timestamp".
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from paljax.data.dataset import Dataset, Table, assemble
 from paljax.data.formats import RowError, read_sheet, shortened, typed_cells
+from paljax.data.messages import is_messages, written
 from paljax.errors import UserError, nearest
 
 SPLITS = ("train", "validation", "test", "support")
@@ -318,22 +318,14 @@ def _item(value: Any) -> str | list[float] | NDArray[Any]:
             return [float(number) for number in value]
         except OverflowError:
             raise RowError("not finite", "holds a number beyond float32") from None
-    if types == {dict} and all(_is_message(message) for message in value):
+    if is_messages(value):
         if all(not message["content"].strip() for message in value):
             raise RowError("empty", "has messages without content only")
-        return _Messages(_text(_CANONICAL.encode(value)))
+        return _Messages(_text(written(value)))
     raise RowError(
         "unknown type",
         "must be text, a list of numbers or a list of messages {'role': text, 'content': text}",
     )
-
-
-_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-
-
-def _is_message(message: dict[str, Any]) -> bool:
-    texts = [value for value in message.values() if type(value) is str]
-    return message.keys() == {"role", "content"} and len(texts) == 2
 
 
 def _boolean(value: Any) -> bool:

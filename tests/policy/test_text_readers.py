@@ -15,6 +15,7 @@ import pytest
 from paljax import runs, train
 from paljax.config import parse
 from paljax.data.encoders import causal_lm, fit_encoder
+from paljax.data.messages import written
 from paljax.policy.decoding import Decoder
 from paljax.policy.group_rewards import GroupRewards, group_rewards
 from paljax.policy.text_policy import TextPrompts
@@ -103,6 +104,10 @@ def drawn(texts: Sequence[str]) -> tuple[Any, Any]:
     return jnp.asarray(tokens), jnp.asarray(mask)
 
 
+def messages(role: str, texts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(written([{"role": role, "content": text}]) for text in texts)
+
+
 def read_by_both() -> GroupRewards:
     """Random rewards of items that both models read, and of prompts that BERT reads."""
     model = {"name": "pal_b", "num_prototypes": 2, "hidden_layers": 0, "shared": None}
@@ -140,6 +145,9 @@ def test_rewards_of_drawn_tokens_are_those_of_their_text(read_by: str, folder: P
     for texts in (USUAL, LONG):
         found = rewards(prompts, *drawn(texts))
         np.testing.assert_allclose(found[0], groups(texts, asked), rtol=2e-4, atol=2e-4)
+        # Those of files with chat messages are the same.
+        told, questions = messages("assistant", texts), asked and messages("user", asked)
+        np.testing.assert_array_equal(groups(told, questions), groups(texts, asked))
         assert len(np.unique(np.asarray(found[0]).round(3), axis=0)) == len(texts)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from paljax.data.dataset import assemble, assemble_votes
 from paljax.data.encoders.format import FORMAT_FEATURES, format_features
+from paljax.data.messages import written
 from paljax.data.prepare import Prepared
 from paljax.data.splits import Split
 from paljax.data.votes_to_pairs import votes_to_pairs
@@ -138,6 +139,22 @@ def test_labels_that_the_format_tells():
     untold = prepared_of(words(rng, count), words(rng, count))
     found = audit(untold, scored_of(untold), shared, shared, **SETTINGS)["format_probe"]
     assert found["interval"][0] <= 0.5 <= found["interval"][1]
+
+
+@pytest.mark.parametrize("kind", ["texts", "messages"])
+def test_labels_that_the_end_of_a_sentence_tells(kind):
+    """The two sides have the same characters, in chat messages as in texts."""
+    rng = np.random.default_rng(1)
+    sides = [
+        [pattern.format(*words(rng, 3)) for _ in range(USERS * PER_USER)]
+        for pattern in ("{}, {} {}.", "{}. {} {},")
+    ]
+    if kind == "messages":
+        sides = [[written([{"role": "assistant", "content": t}]) for t in side] for side in sides]
+    told = prepared_of(*sides)
+    shared = rewards_predictor(np.zeros(len(told.dataset.items)))
+    found = audit(told, scored_of(told), shared, shared, **SETTINGS)["format_probe"]
+    assert found["accuracy"] == 1
 
 
 def test_numbers_have_no_format(prepared):

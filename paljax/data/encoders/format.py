@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from paljax.data.dataset import Table
 from paljax.data.encoders.part import Kind, PartConfig
+from paljax.data.messages import as_read
 from paljax.errors import UserError
 from paljax.models import Inputs
 from paljax.ranges import PositiveFloat
@@ -70,9 +71,10 @@ class StandardisedFormat(NamedTuple):
 def format_features(texts: Sequence[str]) -> NDArray[np.float32]:
     """What can be seen of texts without reading them, [N, F] in the order of FORMAT_FEATURES.
 
-    Counts are logarithms of one more; shares are of the characters.
+    Counts are logarithms of one more; shares are of the characters. Chat messages have the format
+    of what is read of them.
     """
-    return np.array([_format_of(text) for text in texts], np.float32)
+    return np.array([_format_of(as_read(text)) for text in texts], np.float32)
 
 
 def _format_of(text: str) -> list[float]:

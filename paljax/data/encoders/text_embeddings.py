@@ -1,10 +1,11 @@
 """The parts that read text: each text becomes the embedding that a pretrained model makes of it.
 
-A text is embedded once on a machine (`embedding_cache`). The pretrained model stays as it is; what
-the part learns from the training comparisons is where embeddings lie: they are centred, and scaled
-by one number so that a coordinate has mean square one. The networks' initialisation expects inputs
-of that size, and the embeddings of one debate differ by much less than they share. One number for
-all coordinates keeps the angles between differences as the pretrained model has them. N texts, D
+Chat messages are embedded as what is read of them, so that a message alone is its content. A text
+is embedded once on a machine (`embedding_cache`). The pretrained model stays as it is; what the
+part learns from the training comparisons is where embeddings lie: they are centred, and scaled by
+one number so that a coordinate has mean square one. The networks' initialisation expects inputs of
+that size, and the embeddings of one debate differ by much less than they share. One number for all
+coordinates keeps the angles between differences as the pretrained model has them. N texts, D
 numbers.
 """
 
@@ -25,6 +26,7 @@ from paljax.data.dataset import Table
 from paljax.data.encoders.embedding_cache import EmbeddingCache, key_of
 from paljax.data.encoders.part import Kind, Part, PartConfig
 from paljax.data.encoders.tokens import Tokenized
+from paljax.data.messages import as_read
 from paljax.errors import UserError
 from paljax.models import Inputs
 
@@ -177,7 +179,7 @@ def _from_json(open_model: OpenModel, config: type[PartConfig], record: dict[str
 
 def _texts(table: Table, name: str, *, key: str = "") -> tuple[str, ...]:
     if isinstance(table, tuple):
-        return table
+        return tuple(map(as_read, table))
     raise UserError(
         f"{key}{name!r} needs items that are text, these are lists of {table.shape[1]} numbers; "
         "use 'numbers'"

@@ -8,6 +8,7 @@ import pytest
 from paljax.data.encoders import encoder_from_json, fit_encoder
 from paljax.data.encoders.format import FORMAT_FEATURES, Format, format_features
 from paljax.data.encoders.item_id import ItemId
+from paljax.data.messages import written
 from paljax.errors import UserError
 
 TEXTS = ("Short.", "A text that is LONGER, by far!", "no end\n**bold**", "never seen in training?")
@@ -32,6 +33,13 @@ def test_it_is_written_and_read_back_beside_learned_vectors():
     assert encoder.blank().features.shape == (1, len(FORMAT_FEATURES))
     assert encoder.encode(TEXTS).ids.tolist() == [0, 1, 2, -1]
     assert encoder.remarks(TEXTS) == {}
+
+
+def test_a_message_has_the_format_of_its_text():
+    messages = tuple(written([{"role": "assistant", "content": text}]) for text in TEXTS)
+    np.testing.assert_array_equal(format_features(messages), format_features(TEXTS))
+    part = fit_encoder([Format()], messages, TRAINING)
+    np.testing.assert_array_equal(part.encode(TEXTS), part.encode(messages))
 
 
 def test_numbers_have_no_format():

@@ -7,6 +7,7 @@ import pytest
 
 from paljax.data.encoders.part import PartConfig
 from paljax.data.encoders.text_embeddings import Block, TextModel, text_kind
+from paljax.data.messages import written
 from paljax.errors import UserError
 
 TEXTS = tuple(f"text {number}" for number in range(7))
@@ -60,6 +61,20 @@ def test_embeddings_are_centred_and_scaled_by_what_appears_in_training():
     raw = vectors(TEXTS)
     np.testing.assert_allclose((encoded[5] - encoded[2]) * part.scale, raw[5] - raw[2], rtol=1e-5)
     np.testing.assert_array_equal(part.blank(), np.zeros((1, 2)))
+
+
+def test_a_message_is_embedded_as_its_text_and_once():
+    messages = tuple(written([{"role": "assistant", "content": text}]) for text in TEXTS)
+    model = Model()
+    part = fitted(model, messages)
+    assert sorted(model.embedded) == sorted(TEXTS)
+    assert part.remarks(messages) == part.remarks(TEXTS) == {}
+    np.testing.assert_array_equal(part.encode(TEXTS), part.encode(messages))
+    np.testing.assert_array_equal(part.mean, fitted(model).mean)
+    assert len(model.embedded) == len(TEXTS)
+    # Of several turns it is read who speaks.
+    part.encode((written([{"role": r, "content": r} for r in ("user", "assistant")]),))
+    assert model.embedded[-1] == "user: user\n\nassistant: assistant"
 
 
 def test_one_text_alone_stays_finite():
