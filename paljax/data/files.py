@@ -10,7 +10,7 @@ rejected", "negative weight", "not boolean", "unknown split", "bad timestamp".
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import compress
 from os import PathLike
@@ -20,8 +20,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from paljax.data.bad_rows import BadRows
 from paljax.data.dataset import Dataset, Table, assemble
-from paljax.data.formats import RowError, read_sheet, shortened, typed_cells
+from paljax.data.formats import RowError, Sheet, read_sheet, typed_cells
 from paljax.data.messages import is_messages, written
 from paljax.errors import UserError, nearest
 
@@ -38,7 +39,7 @@ class Responses(NamedTuple):
 
 def read_comparisons(
     path: str | PathLike[str],
-    *,
+    *more: str | PathLike[str],
     columns: Mapping[str, str] = {},
     on_bad_row: Literal["error", "skip"] = "error",
 ) -> Dataset:
@@ -59,6 +60,8 @@ def read_comparisons(
 
     Args:
         path: A file that ends in .jsonl, .csv or .parquet, or in one of these and .gz.
+        more: Files whose rows follow, as if all were in one. A column that some lack is absent in
+            their rows, and some may have no rows; lists in CSV are decided on file by file.
         columns: The file's name for each of our columns that it names otherwise.
         on_bad_row: "error" refuses a file with a bad row, "skip" leaves bad rows out.
 
@@ -72,14 +75,14 @@ def read_comparisons(
     if on_bad_row not in ("error", "skip"):
         choices = nearest(on_bad_row, ("error", "skip"))
         raise UserError(f"on_bad_row: {on_bad_row!r} is not known: {choices}")
-    path = Path(path)
-    fields, faults = _read_fields(path, columns, _COMPARISON)
+    paths = [Path(path), *map(Path, more)]
+    fields, faults = _read_fields(paths, columns, _COMPARISON)
     _settle_items(fields, ("chosen", "rejected"), faults)
     _settle_items(fields, ("prompt",), faults)
     _refuse_equal_items(fields["chosen"], fields["rejected"], faults)
     good = faults.good_rows(on_bad_row)
     fields = {name: _at_rows(column, good) for name, column in fields.items()}
-    _refuse_straddling_tasks(fields, path)
+    _refuse_straddling_tasks(fields, _named(paths))
     return assemble(**fields, dropped=faults.counts())
 
 
@@ -96,7 +99,7 @@ def read_responses(path: str | PathLike[str], *, columns: Mapping[str, str] = {}
     Raises:
         UserError: The file or a row of it is unusable.
     """
-    fields, faults = _read_fields(Path(path), columns, _RESPONSE)
+    fields, faults = _read_fields([Path(path)], columns, _RESPONSE)
     _settle_items(fields, ("response",), faults)
     _settle_items(fields, ("prompt",), faults)
     faults.good_rows("error")
@@ -105,41 +108,6 @@ def read_responses(path: str | PathLike[str], *, columns: Mapping[str, str] = {}
         prompt=_as_table(fields["prompt"]) if "prompt" in fields else None,
         response=_as_table(fields["response"]),
     )
-
-
-# ---- Bad rows
-
-
-class _Faults:
-    """The first fault of every bad row."""
-
-    def __init__(self, path: Path, rows: int, names: Mapping[str, str]) -> None:
-        self.path, self.rows, self.names = path, rows, names
-        self.first: dict[int, tuple[RowError, str]] = {}  # row -> fault, place and value as shown
-
-    def add(self, row: int, bad: RowError, column: str | None = None, value: object = None) -> None:
-        if row not in self.first:
-            place = "" if column is None else f", column {self.names[column]!r}"
-            shown = "" if value is None else f": {shortened(value)}"
-            self.first[row] = bad.with_traceback(None), place + shown
-
-    def counts(self) -> dict[str, int]:
-        """Count the bad rows by reason."""
-        return dict(Counter(bad.reason for bad, _ in self.first.values()))
-
-    def good_rows(self, on_bad_row: str) -> NDArray[np.bool_]:
-        """Mark the rows without a fault; raise where bad rows are an error, or all there is."""
-        good = np.ones(self.rows, np.bool_)
-        good[list(self.first)] = False
-        if self.first and (on_bad_row == "error" or not good.any()):
-            row = min(self.first)
-            bad, place = self.first[row]
-            others = ", ".join(f"{count} {reason}" for reason, count in self.counts().items())
-            total = f" ({len(self.first)} of {self.rows} rows are bad: {others})"
-            raise UserError(
-                f"{self.path}: row {row + 1}{place}: {bad}{total if len(self.first) > 1 else ''}"
-            )
-        return good
 
 
 # ---- From columns of plain values to checked fields
@@ -154,38 +122,39 @@ class _Field(NamedTuple):
 
 
 def _read_fields(
-    path: Path, columns: Mapping[str, str], table: Mapping[str, _Field]
-) -> tuple[dict[str, Any], _Faults]:
-    """Read the columns of `table` that a file has, each value converted; None where it is bad."""
+    paths: Sequence[Path], columns: Mapping[str, str], table: Mapping[str, _Field]
+) -> tuple[dict[str, Any], BadRows]:
+    """Read the columns of `table` that files have, each value converted; None where it is bad."""
     for ours in columns:
         if ours not in table:
             raise UserError(f"columns: {ours!r} is not a column of ours: {nearest(ours, table)}")
     names = {ours: columns.get(ours, ours) for ours in table}
-    sheet = read_sheet(path, set(names.values()))
-    if sheet.rows == 0:
-        raise UserError(f"{path}: has no rows")
-    for name, count in Counter(sheet.names).items():
-        if count > 1:
-            raise UserError(f"{path}: column {name!r} is there {count} times")
-    faults = _Faults(path, sheet.rows, names)
-    for row, bad in sheet.broken.items():
-        faults.add(row, bad)
-    if len(sheet.broken) == sheet.rows:
+    sheets = [_read_sheet(path, names) for path in paths]
+    faults = BadRows(paths, [sheet.rows for sheet in sheets], names)
+    if faults.rows == 0:
+        raise UserError(f"{_named(paths)}: has no rows")
+    start = 0
+    for sheet in sheets:
+        for row, bad in sheet.broken.items():
+            faults.add(start + row, bad)
+        start += sheet.rows
+    if sum(len(sheet.broken) for sheet in sheets) == faults.rows:
         faults.good_rows("error")
 
     values: dict[str, list[Any]] = {}
     for ours, theirs in names.items():
-        if theirs in sheet.columns:
-            values[ours] = sheet.columns[theirs]
+        if any(ours in sheet.columns for sheet in sheets):
+            values[ours] = [
+                value for sheet in sheets for value in sheet.columns.get(ours, [None] * sheet.rows)
+            ]
         elif ours in columns or table[ours].required:
-            there = ", ".join(map(repr, sheet.names))
-            hint = nearest(theirs, sheet.names)
+            known = list(dict.fromkeys(name for sheet in sheets for name in sheet.names))
+            there = ", ".join(map(repr, known))
+            hint = nearest(theirs, known)
             raise UserError(
-                f"{path}: no column {theirs!r} for {ours}: "
+                f"{_named(paths)}: no column {theirs!r} for {ours}: "
                 + (hint if there in hint else f"{hint} (the columns are {there})")
             )
-    if sheet.is_text:
-        values = typed_cells(values)
     fields = {
         ours: _converted(ours, table[ours], column, faults)
         for ours, column in values.items()
@@ -194,7 +163,24 @@ def _read_fields(
     return fields, faults
 
 
-def _converted(ours: str, field: _Field, values: list[Any], faults: _Faults) -> list[Any]:
+def _read_sheet(path: Path, names: Mapping[str, str]) -> Sheet:
+    """Read a file's columns by our names, each value as JSON would hold it."""
+    sheet = read_sheet(path, set(names.values()))
+    for name, count in Counter(sheet.names).items():
+        if count > 1:
+            raise UserError(f"{path}: column {name!r} is there {count} times")
+    values = {
+        ours: sheet.columns[theirs] for ours, theirs in names.items() if theirs in sheet.columns
+    }
+    return sheet._replace(columns=typed_cells(values) if sheet.is_text else values)
+
+
+def _named(paths: Sequence[Path]) -> str:
+    others = len(paths) - 1
+    return f"{paths[0]} and {others} more" if others else str(paths[0])
+
+
+def _converted(ours: str, field: _Field, values: list[Any], faults: BadRows) -> list[Any]:
     converted = []
     for row, value in enumerate(values):
         try:
@@ -220,7 +206,7 @@ def _kind(item: str | list[float] | NDArray[Any]) -> str:
     return f"{len(item)} numbers"
 
 
-def _settle_items(fields: dict[str, Any], names: tuple[str, ...], faults: _Faults) -> None:
+def _settle_items(fields: dict[str, Any], names: tuple[str, ...], faults: BadRows) -> None:
     """Hold the items of these columns to the kind that most have; texts or float32 [n, D] then."""
     present = [name for name in names if name in fields]
     kinds = Counter(_kind(item) for name in present for item in fields[name] if item is not None)
@@ -240,7 +226,7 @@ def _settle_items(fields: dict[str, Any], names: tuple[str, ...], faults: _Fault
             fields[name] = _stacked(items, int(usual.split()[0]), name, faults)
 
 
-def _stacked(items: list[Any], width: int, name: str, faults: _Faults) -> NDArray[np.float32]:
+def _stacked(items: list[Any], width: int, name: str, faults: BadRows) -> NDArray[np.float32]:
     """Stack rows of numbers to [n, width], with zeros for the bad ones."""
     zeros = [0.0] * width
     with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is refused as such
@@ -251,7 +237,7 @@ def _stacked(items: list[Any], width: int, name: str, faults: _Faults) -> NDArra
     return block
 
 
-def _refuse_equal_items(chosen: Any, rejected: Any, faults: _Faults) -> None:
+def _refuse_equal_items(chosen: Any, rejected: Any, faults: BadRows) -> None:
     if isinstance(chosen, np.ndarray):
         equal = (chosen == rejected).all(axis=1)
     else:
@@ -261,7 +247,7 @@ def _refuse_equal_items(chosen: Any, rejected: Any, faults: _Faults) -> None:
         faults.add(int(row), bad, "chosen", chosen[row])
 
 
-def _refuse_straddling_tasks(fields: Mapping[str, Any], path: Path) -> None:
+def _refuse_straddling_tasks(fields: Mapping[str, Any], where: str) -> None:
     if "task_id" not in fields or "split" not in fields:
         return
     splits: dict[tuple[str, str], str] = {}
@@ -270,7 +256,7 @@ def _refuse_straddling_tasks(fields: Mapping[str, Any], path: Path) -> None:
     ):
         if task is not None and splits.setdefault((user, task), split) != split:
             raise UserError(
-                f"{path}: task_id {task!r} of user_id {user!r} has rows in the splits "
+                f"{where}: task_id {task!r} of user_id {user!r} has rows in the splits "
                 f"{splits[user, task]!r} and {split!r}: one choice task belongs to one split"
             )
 

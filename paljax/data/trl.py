@@ -8,12 +8,9 @@ import dataclasses
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-
-import pyarrow as pa
-import pyarrow.json as paj
-import pyarrow.parquet as pq
 
 from paljax.data.dataset import Dataset
 from paljax.data.files import read_comparisons
@@ -65,17 +62,14 @@ def load(options: Options) -> Dataset:
     columns = {"user_id": options.user}
     if options.group is not None:
         columns["group"] = options.group
+    read = partial(read_comparisons, columns=columns, on_bad_row=options.on_bad_row)
+    if Path(options.path).is_dir():
+        return read(*_files(options))
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "rows.parquet"
-        if Path(options.path).is_dir():
-            files = _files(options)
-            if len(files) == 1:
-                return read_comparisons(files[0], columns=columns, on_bad_row=options.on_bad_row)
-            pq.write_table(pa.concat_tables(map(_table, files), promote_options="permissive"), path)
-        else:
-            _from_hub(options, path)
+        _from_hub(options, path)
         try:
-            return read_comparisons(path, columns=columns, on_bad_row=options.on_bad_row)
+            return read(path)
         except UserError as error:
             raise UserError(str(error).replace(str(path), f"trl: {options.path}")) from None
 
@@ -96,13 +90,6 @@ def _files(options: Options) -> Sequence[Path]:
             + (nearest(options.split, sorted(splits)) if there else "wanted .jsonl or .parquet")
         )
     return files
-
-
-def _table(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path) if path.suffix == ".parquet" else paj.read_json(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read: {_one_line(error)}") from None
 
 
 def _from_hub(options: Options, path: Path) -> None:

@@ -127,6 +127,14 @@ def test_every_format_gives_equal_data(tmp_path, kind):
         assert {type(item) for item in first.items} == {str}
 
 
+@pytest.mark.parametrize("kind", ["text", "numbers", "messages"])
+def test_several_files_are_read_as_one(tmp_path, kind):
+    rows = rows_of(kind)
+    whole = read_comparisons(write(tmp_path, ".jsonl.gz", rows))
+    shards = ((".jsonl", rows[:3]), (".csv", rows[3:5]), (".parquet", rows[5:]))
+    assert_same(whole, read_comparisons(*(write(tmp_path, *shard) for shard in shards)))
+
+
 def test_columns_are_remapped(tmp_path):
     rows = [{"annotator": "ann", "a.b": "tea", "no": "milk", "chosen": "not this", "other": None}]
     mapping = {"user_id": "annotator", "chosen": "a.b", "rejected": "no"}

@@ -115,16 +115,79 @@ def test_a_damaged_shard_and_an_empty_folder_are_told(tmp_path: Path):
         load("trl", path=str(tmp_path))
     for shard in "ab":
         (tmp_path / f"train-{shard}.parquet").write_bytes(b"PAR1 and nothing more")
-    with pytest.raises(UserError, match=r"train-a\.parquet: cannot be read: "):
+    with pytest.raises(UserError, match=r"train-a\.parquet: damaged Parquet file"):
         load("trl", path=str(tmp_path))
 
 
 def test_equal_texts_are_a_bad_row_that_can_be_skipped(tmp_path: Path):
     same = {"annotator": "a", "prompt": "p", "chosen": "same", "rejected": "same"}
-    for shard in range(2):
-        jsonl(tmp_path / f"train-{shard}.jsonl", [*rows(4 * shard), same])
+    jsonl(tmp_path / "train-0.jsonl", rows())
+    for shard in (1, 2):
+        jsonl(tmp_path / f"train-{shard}.jsonl", [*rows(4 * shard, count=shard), same])
     options = {"path": str(tmp_path), "user": "annotator"}
-    with pytest.raises(UserError, match=f"^trl: {tmp_path}: row 5, column 'chosen': 'same'"):
+    bad = r"row 2, column 'chosen': 'same': .* \(2 of 9 rows are bad: 2 chosen equals rejected\)$"
+    with pytest.raises(UserError, match=f"^{tmp_path}/train-1.jsonl: {bad}"):
         load("trl", **options)
     data = load("trl", **options, on_bad_row="skip")
     assert data.dropped == {"chosen equals rejected": 2}
+    assert data.users == ("a0", "a1")
+    assert [data.items[row] for row in data.comparisons.chosen] == [
+        *(f"good {n}" for n in (0, 1, 2, 3, 4, 8, 9))
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_shards_are_read_as_one_file_is(suffix: str, tmp_path: Path):
+    """Ids that are numbers here and text there, texts that look like dates, no rows at all."""
+    shards = [
+        [{"user_id": 7, "chosen": "2020-01-01", "rejected": "2020-01-02"}],
+        [],
+        [{"user_id": "2020-01-01", "chosen": "2020-01-01", "rejected": "1", "prompt": None}],
+        [{"user_id": "7", "chosen": "true", "rejected": "2020-01-02", "more": [1]}],
+    ]
+    for place, shard in enumerate(shards):
+        path = tmp_path / f"train-{place}.{suffix}"
+        if suffix == "jsonl":
+            jsonl(path, shard)
+        else:
+            pq.write_table(pa.Table.from_pylist(shard), path)
+    data = load("trl", path=str(tmp_path))
+    assert data.users == ("7", "2020-01-01")
+    assert data.comparisons.user.tolist() == [0, 1, 0]
+    assert data.items == ("2020-01-01", "2020-01-02", "1", "true")
+    assert data.prompts is None
+
+
+def test_bad_rows_of_a_shard_are_named_and_skipped_as_those_of_a_file(tmp_path: Path):
+    good = {"user_id": "a", "chosen": "x", "rejected": "y", "prompt": "p"}
+    answer = [{"role": "assistant", "content": "Tea."}]
+    shards = {
+        "unreadable line": '{"user_id": \n',
+        "duplicate key": '{"user_id": "a", "user_id": "b", "chosen": "x", "rejected": "y"}\n',
+        "mixed kinds": json.dumps(good | {"chosen": answer}) + "\n",
+        "missing": json.dumps({"user_id": "a", "chosen": "x", "rejected": "y"}) + "\n",
+    }
+    options = {"path": str(tmp_path)}
+    jsonl(tmp_path / "train-0.jsonl", [good] * 3)
+    for reason, line in shards.items():
+        path = tmp_path / "train-1.jsonl"
+        path.write_text(json.dumps(good) + "\n" + line)
+        if reason == "missing":  # the shard has no such column
+            path.write_text(line)
+        row = 1 if reason == "missing" else 2
+        with pytest.raises(UserError, match=rf"^{path}: row {row}[:,] "):
+            load("trl", **options)
+        data = load("trl", **options, on_bad_row="skip")
+        assert data.dropped == {reason: 1}
+        assert len(data.comparisons.user) == 2 + row
+
+
+def test_what_no_shard_has_is_told_of_all(tmp_path: Path):
+    for shard in range(3):
+        jsonl(tmp_path / f"train-{shard}.jsonl", [])
+    with pytest.raises(UserError, match=f"^{tmp_path}/train-0.jsonl and 2 more: has no rows$"):
+        load("trl", path=str(tmp_path))
+    jsonl(tmp_path / "train-1.jsonl", rows())
+    wanted = f"^{tmp_path}/train-0.jsonl and 2 more: no column 'user_id' for user_id: "
+    with pytest.raises(UserError, match=wanted):
+        load("trl", path=str(tmp_path))
