@@ -94,6 +94,7 @@ def metrics_of(rng, K, accuracy):
             "flip_rate": {"rate": 0.4321, "interval": [0.4011, 0.4655], "n": 740},
             "overlap": {"train_test": 0, "support_query": 0, "joining_chosen": 0},
             "repeated_pairs": {"n": 17, "accuracy_on_others": 0.8613},
+            "repeated_pairs_of_new": {"n": 23, "accuracy_on_others": 0.7412},
             "ties": {"train": 20, "test": 13, "query": 4},
         },
         "groups": "prototype",
@@ -304,10 +305,12 @@ def test_the_audit_says_what_was_found_and_what_was_wanted(page):
         "43.2 % [40.1, 46.6]",
         "0",
         "17",
+        "23",
         "17",
     ]
     assert rows[1][2] == "13.6 %: one minus the accuracy"
     assert rows[6][2] == "few; accuracy on the others: 86.1 %"
+    assert rows[7][2] == "few; accuracy on the others: 74.1 %"
 
 
 def test_group_accuracies_come_from_the_users_table(run_dir, page):

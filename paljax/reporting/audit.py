@@ -1,7 +1,7 @@
 """The section of a report on the checks that stand beside its accuracies."""
 
 from paljax.reporting import page
-from paljax.reporting.audit_results import Audit
+from paljax.reporting.audit_results import Audit, RepeatedPairs
 from paljax.reporting.drawing import Estimate, percent, signed
 from paljax.reporting.page import Html
 from paljax.reporting.results import Run
@@ -30,11 +30,10 @@ def audit(run: Run) -> Html:
             f"{sum(found.overlap.values()):,}",
             "0",
         ],
-        [
-            "Scored pairs that the same person also judged in training",
-            f"{found.repeated_pairs.n:,}",
-            "few; accuracy on the others: " + _share(found.repeated_pairs.accuracy_on_others),
-        ],
+        _repeated(
+            "Scored pairs that the same person also judged in training", found.repeated_pairs
+        ),
+        _repeated_of_new(found),
         ["Ties among what is scored", f"{_scored_ties(found):,}", "left out of the scores"],
     ]
     return page.section(
@@ -57,6 +56,18 @@ def _flipped(found: Audit) -> list[str]:
         return [name, "–", "nobody is new in this run"]
     rate = percent(Estimate(found.flip_rate.rate, *found.flip_rate.interval))
     return [name, rate, "above 0 %: the model listens"]
+
+
+def _repeated(name: str, pairs: RepeatedPairs) -> list[str]:
+    wanted = "few; accuracy on the others: " + _share(pairs.accuracy_on_others)
+    return [name, f"{pairs.n:,}", wanted]
+
+
+def _repeated_of_new(found: Audit) -> list[str]:
+    name = "Scored pairs that the same new person also judged to join"
+    if found.repeated_pairs_of_new is None:
+        return [name, "–", "nobody is new in this run"]
+    return _repeated(name, found.repeated_pairs_of_new)
 
 
 def _scored_ties(found: Audit) -> int:

@@ -40,7 +40,7 @@ class FlipRate(BaseModel):
 
 
 class RepeatedPairs(BaseModel):
-    """Scored comparisons that the same person also made in training."""
+    """Scored comparisons that the same person also made in what is learned from."""
 
     n: int = Field(ge=0)
     accuracy_on_others: Fraction = None
@@ -54,5 +54,6 @@ class Audit(BaseModel):
     format_probe: FormatProbe | None = None
     flip_rate: FlipRate | None = None
     overlap: dict[str, int]
-    repeated_pairs: RepeatedPairs
+    repeated_pairs: RepeatedPairs  # of people who are known, in training
+    repeated_pairs_of_new: RepeatedPairs | None = None  # of new people, in what they joined by
     ties: dict[str, int] = {}

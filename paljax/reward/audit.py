@@ -56,7 +56,8 @@ def audit(
         gave are turned, None where nobody is new; overlap: choice tasks that stand in a part that
         is learned from and in one that is scored, which must be 0; repeated_pairs: how many scored
         comparisons the same person also made in training, as another task, and the accuracy on
-        the others; ties, left out of the scores.
+        the others; repeated_pairs_of_new: the same of new users' scored comparisons and those that
+        they joined by, None where nobody is new; ties, left out of the scores.
     """
     settings = {"resamples": resamples, "seed": seed}
     test = scored.test
@@ -75,9 +76,11 @@ def audit(
             "n": len(test.user),
         },
         "format_probe": _format_probe(prepared, test, **settings),
-        "flip_rate": _flip_rate(prepared, scored, model, **settings),
         "overlap": overlap(prepared),
-        "repeated_pairs": _repeated_pairs(prepared, test, model),
+        "repeated_pairs": _repeated_pairs(
+            repeated(prepared, test, *OF_SEEN), correctness(model.seen(test))
+        ),
+        **_of_new(prepared, scored, model, **settings),
         "ties": {
             part: int(prepared.dataset.comparisons.tie[prepared.split.rows(part)].sum())
             for part in prepared.split.parts()
@@ -150,24 +153,28 @@ def _format_probe(
     return {"accuracy": mean, "interval": interval, "n": len(correct)}
 
 
-def _flip_rate(
+def _of_new(
     prepared: Prepared, scored: Scored, model: Predictor, *, resamples: int, seed: int
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
+    """What is asked of people who join: `flip_rate` and `repeated_pairs_of_new`."""
     query = scored.query
     if not len(query.user):
-        return None
+        return {"flip_rate": None, "repeated_pairs_of_new": None}
     support = prepared.dataset.comparisons.select(prepared.split.rows("support"))
     as_told = correctness(model.joining(support, query))
     as_turned = correctness(model.joining(_swapped(support), query))
     turned = (as_told != as_turned).astype(np.float64)
     rate, interval = mean_over_users(turned, query.user, resamples=resamples, seed=seed)
-    return {"rate": rate, "interval": interval, "n": len(turned)}
+    return {
+        "flip_rate": {"rate": rate, "interval": interval, "n": len(turned)},
+        "repeated_pairs_of_new": _repeated_pairs(repeated(prepared, query, "support"), as_told),
+    }
 
 
-def _repeated_pairs(prepared: Prepared, test: Comparisons, model: Predictor) -> dict[str, Any]:
-    again = repeated(prepared, test, *OF_SEEN)
-    correct = correctness(model.seen(test))[~again]
-    accuracy = float(correct.mean()) if len(correct) else None
+def _repeated_pairs(again: NDArray[np.bool_], correct: NDArray[Any]) -> dict[str, Any]:
+    """How many scored comparisons are there again, and the accuracy on the others."""
+    others = correct[~again]
+    accuracy = float(others.mean()) if len(others) else None
     return {"n": int(again.sum()), "accuracy_on_others": accuracy}
 
 

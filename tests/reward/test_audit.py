@@ -87,6 +87,7 @@ def test_nothing_is_found_where_nothing_is(prepared):
     assert found["shuffled_users"]["gain"] == {"accuracy": 0, "interval": [0, 0]}
     assert found["overlap"] == {"train_test": 0, "support_query": 0, "joining_chosen": 0}
     assert found["repeated_pairs"] == {"n": 0, "accuracy_on_others": 1}
+    assert found["repeated_pairs_of_new"] == {"n": 0, "accuracy_on_others": 1}
     assert found["flip_rate"]["rate"] == 0  # a shared reward does not listen
     assert failures(found) == []
 
@@ -230,6 +231,38 @@ def test_another_judgment_of_the_same_pair_is_counted(prepared):
     shared = rewards_predictor(truth(prepared))
     found = audit(again, scored_of(again), shared, shared, **SETTINGS)
     assert found["repeated_pairs"] == {"n": 1, "accuracy_on_others": 1}
+    assert found["repeated_pairs_of_new"]["n"] == 0
+
+
+def test_what_new_people_are_asked_again_is_counted(prepared):
+    """The first of them sees three pairs again, the other one the first one's: that is no twin."""
+    rows = prepared.dataset.comparisons
+    chosen, rejected = rows.chosen.copy(), rows.rejected.copy()
+    chosen[25:28], rejected[25:28] = rejected[:3], chosen[:3]  # the other way round
+    other = PER_USER + 25
+    chosen[other], rejected[other] = chosen[0], rejected[0]
+    dataset = prepared.dataset._replace(comparisons=rows._replace(chosen=chosen, rejected=rejected))
+    again = prepared._replace(dataset=dataset)
+
+    def joining(support, query):
+        """They know what they were told, and are wrong on all but one of the others."""
+        margins = np.where(query.user == 0, -1.0, 1.0)
+        margins[:3], margins[3] = 1, 1
+        return margins
+
+    model = Predictor(rewards_predictor(truth(prepared)).seen, joining)
+    found = audit(again, scored_of(again), model, model, **SETTINGS)
+    assert found["repeated_pairs"]["n"] == 0
+    assert found["repeated_pairs_of_new"] == {"n": 3, "accuracy_on_others": 16 / 27}
+
+
+def test_where_nobody_is_new_nobody_is_asked_again():
+    rng = np.random.default_rng(0)
+    texts = words(rng, 2 * USERS * PER_USER)
+    prepared = prepared_of(texts[0::2], texts[1::2], unseen=0)
+    shared = rewards_predictor(truth(prepared))
+    found = audit(prepared, scored_of(prepared), shared, shared, **SETTINGS)
+    assert found["flip_rate"] is found["repeated_pairs_of_new"] is None
 
 
 def test_format_features_of_one_text():
