@@ -6,12 +6,26 @@ import jax
 import numpy as np
 import pytest
 
-from paljax.data.encoders import Encoder, ItemId, Numbers, encoder_from_json, fit_encoder
-from paljax.data.encoders.format import Format
+from paljax.data import encoders
+from paljax.data.encoders import (
+    PARTS,
+    Encoder,
+    Format,
+    ItemId,
+    Numbers,
+    encoder_from_json,
+    fit_encoder,
+)
 from paljax.errors import UserError
 
 NUMBERS = np.array([[1.0, 5.0], [3.0, 5.0], [100.0, 5.0]], np.float32)
 TEXTS = ("tea", "coffee", "water")
+
+
+def test_every_part_is_named_and_can_be_had():
+    for name, kind in PARTS.items():
+        assert f"`{name}`" in encoders.__doc__
+        assert getattr(encoders, kind.config.__name__) is kind.config
 
 
 def test_numbers_are_standardised_by_training_rows():
