@@ -93,6 +93,7 @@ def metrics_of(rng, K, accuracy):
             "format_probe": {"accuracy": 0.5123, "interval": [0.4911, 0.5342], "n": 2584},
             "flip_rate": {"rate": 0.4321, "interval": [0.4011, 0.4655], "n": 740},
             "overlap": {"train_test": 0, "support_query": 0, "joining_chosen": 0},
+            "overlap_counts": "votes",
             "repeated_pairs": {"n": 17, "accuracy_on_others": 0.8613},
             "repeated_pairs_of_new": {"n": 23, "accuracy_on_others": 0.7412},
             "ties": {"train": 20, "test": 13, "query": 4},
@@ -309,6 +310,7 @@ def test_the_audit_says_what_was_found_and_what_was_wanted(page):
         "17",
     ]
     assert rows[1][2] == "13.6 %: one minus the accuracy"
+    assert rows[5][0] == "Votes both learned from and scored"
     assert rows[6][2] == "few; accuracy on the others: 86.1 %"
     assert rows[7][2] == "few; accuracy on the others: 74.1 %"
 

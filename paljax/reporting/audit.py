@@ -26,7 +26,7 @@ def audit(run: Run) -> Html:
         _format(found),
         _flipped(found),
         [
-            "Choice tasks both learned from and scored",
+            f"{found.overlap_counts.capitalize()} both learned from and scored",
             f"{sum(found.overlap.values()):,}",
             "0",
         ],

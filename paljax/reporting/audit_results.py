@@ -54,6 +54,7 @@ class Audit(BaseModel):
     format_probe: FormatProbe | None = None
     flip_rate: FlipRate | None = None
     overlap: dict[str, int]
+    overlap_counts: str = "choice tasks"
     repeated_pairs: RepeatedPairs  # of people who are known, in training
     repeated_pairs_of_new: RepeatedPairs | None = None  # of new people, in what they joined by
     ties: dict[str, int] = {}

@@ -26,6 +26,12 @@ APART = {
     "support_query": (("support",), ("query",)),
     "joining_chosen": ((VALIDATION_SUPPORT,), (VALIDATION_QUERY,)),  # by validation users
 }
+# What a shared comparison is said to be in: what is scored, and what is learned from.
+_SHARED_BY = {
+    "train_test": ("what is tested", "what is trained on"),
+    "support_query": ("what new people are scored on", "what they join by"),
+    "joining_chosen": ("what validation people are scored on", "what they join by"),
+}
 
 
 def audit(
@@ -54,10 +60,11 @@ def audit(
         a logistic regression that sees only the format of the two texts, None where items are no
         texts; flip_rate: share of new users' answers that turn when the labels of all that they
         gave are turned, None where nobody is new; overlap: choice tasks that stand in a part that
-        is learned from and in one that is scored, which must be 0; repeated_pairs: how many scored
-        comparisons the same person also made in training, as another task, and the accuracy on
-        the others; repeated_pairs_of_new: the same of new users' scored comparisons and those that
-        they joined by, None where nobody is new; ties, left out of the scores.
+        is learned from and in one that is scored, which must be 0; overlap_counts: whether it is
+        votes that are counted there, see `overlap`; repeated_pairs: how many scored comparisons the
+        same person also made in training, as another task, and the accuracy on the others;
+        repeated_pairs_of_new: the same of new users' scored comparisons and those that they joined
+        by, None where nobody is new; ties, left out of the scores.
     """
     settings = {"resamples": resamples, "seed": seed}
     test = scored.test
@@ -77,6 +84,7 @@ def audit(
         },
         "format_probe": _format_probe(prepared, test, **settings),
         "overlap": overlap(prepared),
+        "overlap_counts": "choice tasks" if prepared.dataset.votes is None else "votes",
         "repeated_pairs": _repeated_pairs(
             repeated(prepared, test, *OF_SEEN), correctness(model.seen(test))
         ),
@@ -201,8 +209,9 @@ def failures(found: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, count in found["overlap"].items():
         if count:
-            learned, judged = name.split("_")
-            lines.append(f"{count} choice tasks of {judged} are also in {learned}")
+            judged, learned = _SHARED_BY[name]
+            counted = found["overlap_counts"].removesuffix("s" if count == 1 else "")
+            lines.append(f"{judged} shares {count} {counted} with {learned}")
     swap = found["label_swap"]
     if abs(swap["accuracy"] - swap["expected"]) > 1e-9:
         lines.append("swapping both sides does not turn the answers: a side has an advantage")

@@ -191,7 +191,21 @@ def test_a_choice_task_on_both_sides_is_counted(prepared):
     shared = rewards_predictor(truth(prepared))
     found = audit(prepared, scored_of(prepared), shared, shared, **SETTINGS)
     assert found["overlap"] == {"train_test": 1, "support_query": 0, "joining_chosen": 0}
-    assert failures(found) == ["1 choice tasks of test are also in train"]
+    assert found["overlap_counts"] == "choice tasks"
+    assert failures(found) == ["what is tested shares 1 choice task with what is trained on"]
+
+
+@pytest.mark.parametrize("counts", ["choice tasks", "votes"])
+def test_an_overlap_is_told_in_a_sentence(prepared, counts):
+    shared = rewards_predictor(truth(prepared))
+    found = audit(prepared, scored_of(prepared), shared, shared, **SETTINGS)
+    overlaps = {"train_test": 2, "support_query": 1, "joining_chosen": 3}
+    some, one = counts, counts[:-1]
+    assert failures(found | {"overlap": overlaps, "overlap_counts": counts}) == [
+        f"what is tested shares 2 {some} with what is trained on",
+        f"what new people are scored on shares 1 {one} with what they join by",
+        f"what validation people are scored on shares 3 {some} with what they join by",
+    ]
 
 
 @pytest.mark.parametrize("learn_from", ["pairs", "votes"])
@@ -219,6 +233,12 @@ def test_a_vote_on_both_sides_is_counted(learn_from):
         learned = rows.rejected[paired.split.rows("train")[0]]
     rows.chosen[paired.split.rows("test")[0]] = learned
     assert overlap(prepared) == {"train_test": 1, "support_query": 0, "joining_chosen": 0}
+    test = paired.dataset.comparisons.select(paired.split.rows("test"))
+    blank = np.full(len(test.user), "all", object)
+    scored = Scored(test, test.select(np.array([], int)), blank, blank[:0], "group")
+    shared = rewards_predictor(np.zeros(len(paired.dataset.items)))
+    found = audit(prepared, scored, shared, shared, **SETTINGS)
+    assert failures(found) == ["what is tested shares 1 vote with what is trained on"]
 
 
 def test_another_judgment_of_the_same_pair_is_counted(prepared):
