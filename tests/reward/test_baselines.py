@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
-from paljax.config import load
+from paljax.config import Config, load
 from paljax.data.dataset import assemble
 from paljax.reward.baselines import item_majority, principal_components, with_levels
 from paljax.reward.published import MOST_EPOCHS, PATIENCE, as_published
@@ -46,6 +46,47 @@ def test_pal_as_published_keeps_data_and_takes_its_own_time(tmp_path, uses_promp
     assert theirs.learner.name == "gradient"
     assert theirs.optimizer.learning_rate.networks == 1e-4
     assert theirs.optimizer.learning_rate.user_weights == 5e-3
+
+
+PUBLISHED = {
+    # Those of model (with prompts: PAL-B), prior and optimiser that the authors' code trains.
+    "model": {"num_prototypes": 2, "hidden_layers": 1, "activation": "gelu", "dropout": 0.0,
+              "residual": False, "shared": None, "anchored": False, "personal": True},
+    "optimizer": {
+        "learning_rate": {"networks": 1e-4, "prototypes": 1e-4, "scale": 1e-4,
+                          "user_weights": 5e-3},
+        "weight_decay": {"networks": 0.01, "prototypes": 0.0, "scale": 0.0, "user_weights": 0.0},
+        "schedule": "constant", "warmup_fraction": 0.0, "clip_norm": None,
+        "beta1": 0.9, "beta2": 0.999,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("uses_prompts", [False, True])
+def test_pal_as_published_has_its_authors_settings_whatever_ours_are(uses_prompts):
+    ours = Config.model_validate(
+        {
+            "data": {"name": "electricity"},
+            "model": {"name": "pal_a", "num_prototypes": 8, "hidden_layers": 3, "dropout": 0.2,
+                      "activation": "relu", "residual": True, "prototype_scale": 0.3},
+            "prior_strength": 6.0,
+            "selection": {"prior_strength": [2.0, 9.0]},
+            "optimizer": {
+                "learning_rate": dict.fromkeys(PUBLISHED["optimizer"]["learning_rate"], 0.03),
+                "weight_decay": dict.fromkeys(PUBLISHED["optimizer"]["weight_decay"], 0.3),
+                "schedule": "linear", "warmup_fraction": 0.2, "clip_norm": 3.0,
+                "beta1": 0.5, "beta2": 0.9,
+            },
+        }
+    )  # fmt: skip
+    theirs = as_published(ours, uses_prompts=uses_prompts)
+    model = theirs.model.model_dump()
+    assert {name: model[name] for name in PUBLISHED["model"]} == PUBLISHED["model"]
+    assert theirs.optimizer.model_dump() == PUBLISHED["optimizer"]
+    assert uses_prompts or theirs.model.user_point == "latent"
+    # Next to nothing: a hundredth of a comparison, and no other strength is tried.
+    assert theirs.prior_strength == 0.01
+    assert theirs.selection.prior_strength == [0.01]
 
 
 def test_principal_components_keep_distances_along_the_directions_of_most_spread():
