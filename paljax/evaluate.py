@@ -47,7 +47,7 @@ def evaluate(options: argparse.Namespace) -> None:
     cache_compilations()
     model, columns = _load(options.run), column_mapping(options.column)
     dataset = files.read_comparisons(options.comparisons, columns=columns)
-    _refuse_learned(dataset, options)
+    _refuse_learned(model, dataset, options)
     joined: dict[str, Any] = {}
     if options.adapt is not None:
         support = files.read_comparisons(options.adapt, columns=columns)
@@ -96,14 +96,16 @@ def _joined_weights(model: "TrainedModel", support: "Dataset") -> dict[str, Any]
     return dict(zip(support.users, fitted.weights, strict=True))
 
 
-def _refuse_learned(dataset: "Dataset", options: argparse.Namespace) -> None:
+def _refuse_learned(model: "TrainedModel", dataset: "Dataset", options: argparse.Namespace) -> None:
     """What a run has learned from can't score it."""
     from paljax.data.identities import comparison_ids, task_ids, vote_ids
     from paljax.errors import UserError
     from paljax.runs import SPLITS, read_learned
 
-    learned, rows = read_learned(options.run), dataset.comparisons
-    known = [row for row, name in enumerate(comparison_ids(dataset)) if name in learned.comparisons]
+    with_prompts = model.trained.model.uses_prompts
+    learned, rows = read_learned(options.run, with_prompts=with_prompts), dataset.comparisons
+    asked = comparison_ids(dataset, with_prompts=with_prompts)
+    known = [row for row, name in enumerate(asked) if name in learned.comparisons]
     what = "were trained on"
     if not known and learned.votes:
         votes = (vote_ids(dataset, rows.chosen), vote_ids(dataset, rows.rejected))
@@ -130,14 +132,16 @@ def _refuse_overlap(
     from paljax.errors import UserError
     from paljax.runs import read_learned
 
+    with_prompts = model.trained.model.uses_prompts
+
     def judged(dataset: "Dataset") -> dict[str, list[set[str]]]:
         found: dict[str, list[set[str]]] = {
-            "are also": [{name} for name in comparison_ids(dataset)],
+            "are also": [{name} for name in comparison_ids(dataset, with_prompts=with_prompts)],
             "belong to choice tasks that are also": [
                 set() if name is None else {name} for name in task_ids(dataset)
             ],
         }
-        if read_learned(options.run).votes:
+        if read_learned(options.run, with_prompts=with_prompts).votes:
             found["are made of votes that are also"] = votes_of(dataset, model.item_encoder.levels)
         return found
 

@@ -135,29 +135,35 @@ def record_splits(folder: Path, splits: Table) -> None:
 class Learned(NamedTuple):
     """Identities of what a run has learned from or was chosen by; see `paljax.data.identities`."""
 
-    comparisons: frozenset[str]
+    comparisons: frozenset[str]  # with their prompts, or without, as the model reads them
     votes: frozenset[str]  # empty where the run's data were no votes
     tasks: frozenset[str]  # empty where choice tasks had no names
 
 
-def read_learned(folder: Path) -> Learned:
+def read_learned(folder: Path, *, with_prompts: bool) -> Learned:
     """What a run has learned from: its training, validation and support parts.
+
+    Args:
+        folder: Of the run.
+        with_prompts: Whether its model reads prompts; else one comparison under two prompts is one.
 
     Raises:
         UserError: If the run does not say.
     """
     table = read_table(folder / SPLITS)
-    missing = {"split", "comparison"} - table.keys()
+    name = "comparison" if with_prompts else "comparison_without_prompt"
+    # Without the second column a run is of before, when texts had other identities.
+    missing = {"split", "comparison", "comparison_without_prompt"} - table.keys()
     if missing:
         raise UserError(f"{folder / SPLITS}: has no column {min(missing)!r}; train again")
     learned = np.isin(table["split"], LEARNED_FROM)
 
     def of(*columns: str) -> frozenset[str]:
-        held = (np.array(table.get(name, []), object) for name in columns)
+        held = (np.array(table.get(column, []), object) for column in columns)
         found = frozenset().union(*(column[learned] for column in held if len(column)))
         return found - {None}
 
-    return Learned(of("comparison"), of("chosen_vote", "rejected_vote"), of("named_task"))
+    return Learned(of(name), of("chosen_vote", "rejected_vote"), of("named_task"))
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -39,7 +39,7 @@ def rows(case):
         for task in range(PER_USER):
             left, right = generator.normal(size=(2, WIDTH)).round(3)
             row = {"user_id": f"user {user}", "task_id": f"task {task // 2}"}
-            if case == "prompts":
+            if case in ("prompts", "cosine"):  # which the model of the second does not read
                 row["prompt"] = generator.normal(size=2).round(1).tolist()
             first = (left[0] > right[0]) == (user % 2 == 0)
             row["chosen"], row["rejected"] = (
@@ -320,6 +320,71 @@ def test_evaluate_refuses_what_the_run_has_learned_from(part, run, tmp_path, cap
     assert not (tmp_path / "out.json").exists()
     # Somebody else's answer to the same question is no leak.
     assert evaluated(run, tmp_path, [*by_part["test"], *renamed([turned])])
+
+
+def without_prompts(record):
+    return {name: value for name, value in record.items() if name != "prompt"}
+
+
+def as_chats(record):
+    sides = {side: [{"role": "user", "content": record[side]}] for side in ("chosen", "rejected")}
+    return record | sides
+
+
+# Runs, and how rows that they learned from are written otherwise.
+REWRITTEN = {
+    "without prompts": ("cosine", without_prompts),
+    "with other prompts": ("cosine", lambda record: record | {"prompt": "something else"}),
+    "with prompts": ("numbers", lambda record: record | {"prompt": [1.0, 2.0]}),
+    "as chats": ("texts", as_chats),
+    "with prompts that are read": ("prompts", lambda record: record | {"tie": False}),
+}
+
+
+@pytest.mark.parametrize("way", REWRITTEN)
+def test_evaluate_refuses_what_was_learned_however_it_is_written(way, run_of, tmp_path, capsys):
+    case, rewritten = REWRITTEN[way]
+    run = run_of(case)
+    by_part = parts(run)
+    for part in ("train", "validation", "support"):
+        asked = write(tmp_path / "asked.jsonl", map(rewritten, by_part[part]))
+        assert evaluate.main(["--run", str(run), "--comparisons", asked]) == 2
+        line = f"{len(by_part[part])} of its {len(by_part[part])} comparisons were trained on"
+        assert line in capsys.readouterr().err
+    # The same of what --adapt fits new users to, written so in either file.
+    given = renamed(by_part["query"])
+    other = list(map(rewritten, given))
+    for asked, support in ((given, other), (other, given)):
+        files = [write(tmp_path / "asked.jsonl", asked), write(tmp_path / "support.jsonl", support)]
+        arguments = ["--run", str(run), "--comparisons", files[0], "--adapt", files[1]]
+        assert evaluate.main(arguments) == 2
+        line = f"{len(given)} of its comparisons are also in {files[0]}"
+        assert line in capsys.readouterr().err
+
+
+def test_evaluate_scores_what_was_learned_under_another_prompt_that_the_model_reads(
+    run_of, tmp_path, capsys
+):
+    run = run_of("prompts")
+    learned = [{k: v for k, v in row.items() if k != "task_id"} for row in parts(run)["train"]]
+    asked = [row | {"prompt": [9.0, 9.0]} for row in learned]
+    assert evaluated(run, tmp_path, asked)["n"] == len(asked)
+    capsys.readouterr()
+    asked = write(tmp_path / "asked.jsonl", map(without_prompts, learned))
+    assert evaluate.main(["--run", str(run), "--comparisons", asked]) == 2
+    assert "the model needs prompts, the comparisons have no" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_a_run_that_does_not_say_what_it_learned(run, tmp_path, capsys):
+    """As of runs before comparisons had a second identity, without their prompts."""
+    copy = tmp_path / "before"
+    shutil.copytree(run, copy)
+    splits = pq.read_table(copy / runs.SPLITS)
+    pq.write_table(splits.drop_columns("comparison_without_prompt"), copy / runs.SPLITS)
+    asked = write(tmp_path / "asked.jsonl", parts(run)["test"])
+    assert evaluate.main(["--run", str(copy), "--comparisons", asked]) == 2
+    line = f"{copy / runs.SPLITS}: has no column 'comparison_without_prompt'; train again"
+    assert capsys.readouterr().err.strip().endswith(line)
 
 
 def test_the_same_configuration_and_seed_give_the_same_metrics(run, tmp_path):

@@ -216,7 +216,8 @@ def splits_table(prepared: Prepared) -> Table:
         "arrival": split.arrival,
         "chosen": rows.chosen,
         "rejected": rows.rejected,
-        "comparison": comparison_ids(dataset),
+        "comparison": comparison_ids(dataset, with_prompts=True),
+        "comparison_without_prompt": comparison_ids(dataset, with_prompts=False),
         "named_task": task_ids(dataset),
     }
     types = {
@@ -228,6 +229,7 @@ def splits_table(prepared: Prepared) -> Table:
         "chosen": pa.int32(),
         "rejected": pa.int32(),
         "comparison": pa.string(),
+        "comparison_without_prompt": pa.string(),
         "named_task": pa.string(),
     }
     if dataset.votes is not None:
