@@ -61,8 +61,8 @@ def counts(metrics: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def intervals(metrics: dict[str, Any]) -> dict[str, list[float]]:
-    """95 % intervals over users of one run: the model's accuracies, and its gains."""
+def intervals(metrics: dict[str, Any]) -> dict[str, list[float] | None]:
+    """95 % intervals over users of one run, None of a single one: accuracies, and gains."""
     gain = metrics["gain"]
     found = {"seen users, accuracy": metrics["test"]["intervals"]["accuracy"],
              "seen users, gain": gain["test"]["interval"]}  # fmt: skip

@@ -1,6 +1,7 @@
 """Scores of predicted margins, with intervals by bootstrap over users.
 
-n comparisons of U users in G groups; R resamples of the users. A margin of zero counts half.
+n comparisons of U users in G groups; R resamples of the users. A margin of zero counts half. One
+user says nothing of other people: what fewer than two users are scored on has no interval, None.
 """
 
 import math
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 NUM_BINS = 10  # equal-width bins of confidence max(p, 1 - p), which lies in [1/2, 1]
 LOW_QUANTILE = 0.1  # accuracy_p10_user: a tenth of the users are served no better than this
 INTERVAL = (2.5, 97.5)
+FEWEST_USERS = 2  # that differ from one another; resamples of a single one would all be equal
 
 Scores = dict[str, Any]
+Interval = list[float] | None
 Floats = NDArray[np.float64]
 
 
@@ -69,6 +72,7 @@ def score(
         the worst group has the interval of that group, taken as given; the first decile that of
         its order statistics, which assumes no distribution (0 where there are too few users to
         bound it); and ece the spread of the resamples around their median, centred on the score.
+        All are None where there is one user, and that of a group where it has one.
 
     Source:
         Expected calibration error: Guo et al., arXiv 1706.04599, equation 3. Bootstrap over users:
@@ -83,9 +87,9 @@ def score(
     everybody = np.ones((1, num_users))
     point = {name: float(value[0]) for name, value in _means(sums, everybody).items()}
     spread = _means(sums, copies.astype(np.float64))
-    intervals = {name: _percentiles(values) for name, values in spread.items()}
+    intervals = {name: percentiles(values, num_users) for name, values in spread.items()}
     shifted = spread["ece"] - np.median(spread["ece"]) + point["ece"]
-    intervals["ece"] = _percentiles(np.clip(shifted, 0, 1))
+    intervals["ece"] = percentiles(np.clip(shifted, 0, 1), num_users)
     by_group = _score_groups(sums, groups, copies.astype(np.float64))
     worst = min(by_group.values(), key=lambda group: float(group["accuracy"]))
     user_accuracy = np.sort(sums.correct / sums.comparisons)
@@ -119,7 +123,7 @@ def accuracy_gain(
         seed: Of the resampling.
 
     Returns:
-        accuracy, the gain, and its 95 % interval.
+        accuracy, the gain, and its 95 % interval, None for fewer than two users.
     """
     difference = correctness(margins) - correctness(baseline_margins)
     gain, interval = mean_over_users(difference, users, resamples=resamples, seed=seed)
@@ -128,7 +132,7 @@ def accuracy_gain(
 
 def mean_over_users(
     values: NDArray[Any], users: NDArray[Any], *, resamples: int, seed: int
-) -> tuple[float, list[float]]:
+) -> tuple[float, Interval]:
     """Mean of values of comparisons, with its 95 % interval by bootstrap over users.
 
     Args:
@@ -138,15 +142,31 @@ def mean_over_users(
         seed: Of the resampling.
 
     Returns:
-        The mean over comparisons, and the ends of the interval.
+        The mean over comparisons, and the ends of the interval, None for fewer than two users.
     """
     _, user = np.unique(users, return_inverse=True)
     sums, counts = np.bincount(user, weights=values), np.bincount(user).astype(np.float64)
     copies = np.random.default_rng(seed).multinomial(
         len(counts), np.full(len(counts), 1 / len(counts)), size=resamples
     )
-    interval = np.percentile((copies @ sums) / (copies @ counts), INTERVAL)
-    return float(np.mean(values)), [float(end) for end in interval]
+    return float(np.mean(values)), percentiles((copies @ sums) / (copies @ counts), len(counts))
+
+
+def percentiles(values: Floats, num_users: int) -> Interval:
+    """Ends of the 95 % interval of a score's values in resamples of so many users."""
+    if num_users < FEWEST_USERS:
+        return None
+    return [float(end) for end in np.percentile(values, INTERVAL)]
+
+
+def summary(name: str, scores: Scores) -> str:
+    """The main scores on a line, under the name of what is scored."""
+    interval = scores["intervals"]["accuracy"]
+    ends = "" if interval is None else " [{:.1f}, {:.1f}]".format(*(100 * end for end in interval))
+    return (
+        f"  {name:<30} {100 * scores['accuracy']:5.1f} %{ends}"
+        f"  nll {scores['nll']:.3f}  n {scores['n']}, {scores['n_users']} users"
+    )
 
 
 def calibration(margins: NDArray[Any]) -> list[dict[str, float]]:
@@ -225,17 +245,14 @@ def _score_groups(
     scores = {}
     for place, name in enumerate(np.unique(groups)):
         has, n = count[:, place] > 0, sums.group_count[:, place].sum()
+        num_users = int((sums.group_count[:, place] > 0).sum())
         scores[str(name)] = {
             "accuracy": float(sums.group_correct[:, place].sum() / n),
-            "interval": _percentiles(correct[has, place] / count[has, place]),
+            "interval": percentiles(correct[has, place] / count[has, place], num_users),
             "n": int(n),
-            "n_users": int((sums.group_count[:, place] > 0).sum()),
+            "n_users": num_users,
         }
     return scores
-
-
-def _percentiles(values: Floats) -> list[float]:
-    return [float(end) for end in np.percentile(values, INTERVAL)]
 
 
 def _quantile_place(count: int) -> int:
@@ -244,12 +261,14 @@ def _quantile_place(count: int) -> int:
     return math.ceil(LOW_QUANTILE * count - 1e-9) - 1
 
 
-def _quantile_interval(values: Floats) -> list[float]:
+def _quantile_interval(values: Floats) -> Interval:
     """Order statistics that hold the population's first decile between them.
 
     The number of values below it is binomial; a side that no value bounds ends at 0 or 1.
     """
     count = len(values)
+    if count < FEWEST_USERS:
+        return None
     at_most = np.cumsum([_binomial(count, successes) for successes in range(count + 1)])
     tail = INTERVAL[0] / 100
     below = int(np.searchsorted(at_most, tail, side="right"))  # so many values are below it

@@ -158,7 +158,9 @@ def _comparison_lead(runs: Sequence[Run], names: Sequence[str]) -> str:
         for name, score in scores.items()
         if name != best and not distinguishable(score, scores[best])
     ]
-    doubt = f", not distinguishable from {', '.join(rivals)}: intervals overlap" if rivals else ""
+    known = all(None not in scores[name] for name in (best, *rivals))
+    why = "intervals overlap" if known else "not all have intervals"
+    doubt = f", not distinguishable from {', '.join(rivals)}: {why}" if rivals else ""
     return f"{best} has the highest accuracy, {percent(scores[best])}{doubt}."
 
 

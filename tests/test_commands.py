@@ -189,9 +189,19 @@ def test_metrics_have_the_keys_of_the_design(run):
         for block in (blocks["test"], *blocks["unseen"].values()):
             assert set(block) - {"support_per_user"} == SCORES | COUNTS
             assert set(block["intervals"]) == SCORES
-            for name, (low, high) in block["intervals"].items():
-                assert low <= high, name
-                assert low - 1e-9 <= block[name] <= high + 1e-9 or low == high
+            assert block["n_users"] > 1
+            alone = [group["n_users"] == 1 for group in block["groups"].values()]
+            assert [group["interval"] is None for group in block["groups"].values()] == alone
+            for name, interval in block["intervals"].items():
+                if interval is None:
+                    assert name == "accuracy_worst_group"
+                    assert any(alone)
+                else:
+                    assert interval[0] - 1e-9 <= block[name] <= interval[1] + 1e-9, name
+    # What knows nothing of an answer is as sure of each; the model is not.
+    for block in (metrics["test"], *metrics["unseen"].values()):
+        assert np.ptp(block["intervals"]["nll"]) > 1e-3
+        assert np.ptp(block["intervals"]["accuracy"]) > 1e-3
     split = metrics["data"]["split"]
     assert sum(split.values()) == metrics["data"]["comparisons"] == NUM_USERS * PER_USER
     assert metrics["test"]["n"] == split["test"]
@@ -241,6 +251,15 @@ def test_evaluate_repeats_the_scores_of_the_run(case, run_of, tmp_path):
             assert set(found["groups"]) == set(wanted["groups"]), source
             assert found["accuracy_worst_group"] == wanted["accuracy_worst_group"], source
     assert metrics["unseen"]["0"]["nll"] != pytest.approx(metrics["unseen"]["20"]["nll"], abs=1e-4)
+
+
+def test_evaluate_gives_no_interval_for_one_person(run, tmp_path):
+    test = parts(run)["test"]
+    person = [row for row in test if row["user_id"] == test[0]["user_id"]]
+    scores = evaluated(run, tmp_path, person * 3)
+    assert (scores["n"], scores["n_users"]) == (3 * len(person), 1)
+    assert scores["intervals"] == dict.fromkeys(SCORES)
+    assert [group["interval"] for group in scores["groups"].values()] == [None]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -9,6 +9,7 @@ from paljax.evaluation import (
     accuracy_gain,
     calibration,
     score,
+    summary,
 )
 from tests.kernels import twins
 
@@ -98,6 +99,35 @@ def test_every_interval_holds_its_score(seed):
         assert low <= scores[name] <= high, name
     for name, group in scores["groups"].items():
         assert group["interval"][0] <= group["accuracy"] <= group["interval"][1], name
+
+
+def test_one_user_has_scores_and_no_interval():
+    """However many their comparisons: resamples of one person say nothing of others."""
+    margins = np.array([1.0, 1, -1])
+    one, two = np.zeros(3, int), np.array([0, 0, 1])
+    scores = score(margins, one, np.full(3, "all"), **OPTIONS)
+    assert scores["accuracy"] == pytest.approx(2 / 3)
+    assert (scores["n"], scores["n_users"]) == (3, 1)
+    assert scores["intervals"] == dict.fromkeys(list(scores)[:6])
+    assert scores["groups"]["all"]["interval"] is None
+    assert accuracy_gain(margins, -margins, one, **OPTIONS)["interval"] is None
+    of_two = score(margins, two, np.full(3, "all"), **OPTIONS)
+    assert of_two["intervals"]["accuracy"] == [0, 1]
+    assert accuracy_gain(margins, -margins, two, **OPTIONS)["interval"] == [-1, 1]
+    # A group of one user beside others, and as the worst of them.
+    groups = score(margins, two, np.array(["many", "many", "one"]), **OPTIONS)
+    assert groups["accuracy_worst_group"] == 0
+    assert groups["groups"]["one"]["interval"] is None
+    assert groups["intervals"]["accuracy_worst_group"] is None
+    assert groups["intervals"]["accuracy"] == [0, 1]
+
+
+def test_the_summary_is_a_line_with_an_interval_where_there_is_one():
+    margins, groups = np.array([1.0, 1, -1]), np.full(3, "all")
+    line = summary("pal_a", score(margins, np.array([0, 0, 1]), groups, **OPTIONS))
+    assert line.split("  nll")[0] == "  pal_a" + " " * 27 + "66.7 % [0.0, 100.0]"
+    line = summary("pal_a", score(margins, np.zeros(3), groups, **OPTIONS))
+    assert line == "  pal_a" + " " * 27 + "66.7 %  nll 0.647  n 3, 1 users"
 
 
 def test_the_interval_of_the_first_decile_covers_it():

@@ -2,11 +2,14 @@
 
 import json
 import re
+import shutil
 
+import numpy as np
 import pytest
 
 from paljax.errors import UserError
 from paljax.report import write_report
+from paljax.reporting import groups
 from tests.test_report import edit_json, plain, table_rows, write_run
 
 MINUS = "\N{MINUS SIGN}"
@@ -84,6 +87,48 @@ def test_gains_of_groups_and_people_are_those_of_analysis_json(page):
         "test, 5 %) 73 are clearly better off and 4 clearly worse; if nobody differed and "
         "choices were independent, up to 10 would seem so on each side."
     ) in text
+
+
+def without_intervals(record):
+    """As of a run that scores one person alone."""
+    if isinstance(record, dict):
+        return {
+            name: None if name == "interval"
+            else dict.fromkeys(value) if name == "intervals"
+            else without_intervals(value)
+            for name, value in record.items()
+        }  # fmt: skip
+    return list(map(without_intervals, record)) if isinstance(record, list) else record
+
+
+def test_numbers_without_intervals_stand_alone(run_dir, tmp_path):
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        shutil.copytree(run_dir, folder)
+        for name in ("metrics.json", "analysis.json"):
+            edit_json(folder, name, **without_intervals(json.loads((folder / name).read_text())))
+    write_report([tmp_path / "one"], tmp_path / "one.html")
+    page = (tmp_path / "one.html").read_text()
+    text = " ".join(plain(page).split())
+    assert "in points: PAL 21.0 (north ahead of <b>south); Shared reward 4.0 (north ahead" in text
+    assert f"north 12.4; &lt;b&gt;south {MINUS}4.7;" in page
+    assert "Of 400 people 61.0 % are predicted better than by the shared reward, 19.0 %" in text
+    assert "without intervals this proves nothing" in text
+    assert not re.search(r"\d (%|points)? ?\[", text)
+    audit = dict(row[:2] for row in table_rows(page, "Checks of the accuracy"))
+    told = [value for value in audit.values() if "%" in value or "points" in value]
+    assert len(told) == 4
+    assert not [value for value in told if "[" in value]
+    write_report([tmp_path / "one", tmp_path / "two"], tmp_path / "both.html")
+    both = " ".join(plain((tmp_path / "both.html").read_text()).split())
+    assert "not all have intervals." in both
+    assert "intervals overlap" not in both
+
+
+def test_a_prototype_that_is_one_persons_strongest_has_a_dot_without_a_line():
+    mean = groups._mean(np.array([0.7]))
+    assert (mean.value, mean.low, mean.high) == (0.7, None, None)
+    low, high = groups._mean(np.array([0.6, 0.8]))[1:]
+    assert (low, high) == (0.6, 0.8)
 
 
 def test_common_ground_shows_every_item_in_full(page):

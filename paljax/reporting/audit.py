@@ -47,14 +47,18 @@ def _format(found: Audit) -> list[str]:
     probe = found.format_probe
     if probe is None:
         return ["Format of the texts alone", "–", "items are no texts"]
-    return ["Format of the texts alone", percent(Estimate(probe.accuracy, *probe.interval)), wanted]
+    return [
+        "Format of the texts alone",
+        percent(Estimate(probe.accuracy, *(probe.interval or ()))),
+        wanted,
+    ]
 
 
 def _flipped(found: Audit) -> list[str]:
     name = "Answers of new people that turn when all that they said is turned"
     if found.flip_rate is None:
         return [name, "–", "nobody is new in this run"]
-    rate = percent(Estimate(found.flip_rate.rate, *found.flip_rate.interval))
+    rate = percent(Estimate(found.flip_rate.rate, *(found.flip_rate.interval or ())))
     return [name, rate, "above 0 %: the model listens"]
 
 
@@ -78,6 +82,9 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def _points(gain: float, interval: tuple[float, float]) -> str:
+def _points(gain: float, interval: tuple[float, float] | None) -> str:
+    written = f"{signed(100 * gain, 1)} points"
+    if interval is None:
+        return written
     low, high = (signed(100 * end, 1) for end in interval)
-    return f"{signed(100 * gain, 1)} points [{low}, {high}]"
+    return f"{written} [{low}, {high}]"

@@ -16,7 +16,7 @@ class KnownDifference(BaseModel):
     """A difference that is always there, with its interval."""
 
     accuracy: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
 
 
 class ShuffledUsers(BaseModel):
@@ -29,14 +29,14 @@ class FormatProbe(BaseModel):
     """Accuracy of a probe that sees only the format of the two texts."""
 
     accuracy: float = Field(ge=0, le=1)
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
 
 
 class FlipRate(BaseModel):
     """Share of new users' answers that turn when all labels that they gave are turned."""
 
     rate: float = Field(ge=0, le=1)
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
 
 
 class RepeatedPairs(BaseModel):

@@ -11,7 +11,7 @@ class GroupGain(BaseModel):
     """Accuracy minus that of the shared reward on a group's comparisons, paired within users."""
 
     accuracy: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
 
 
 class Group(BaseModel):
@@ -31,14 +31,14 @@ class Gap(BaseModel):
     best: str
     worst: str
     gap: float = Field(ge=0, le=1)
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
 
 
 class ShareOfUsers(BaseModel):
     """A share of the users with its interval."""
 
     share: float = Field(ge=0, le=1)
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
 
 
 class Histogram(BaseModel):

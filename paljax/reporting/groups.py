@@ -3,6 +3,7 @@
 import numpy as np
 
 from paljax import figures
+from paljax.evaluation import FEWEST_USERS
 from paljax.reporting import group_figures, page
 from paljax.reporting.drawing import HALF_WIDTH, SERIES, Estimate, percent, signed
 from paljax.reporting.page import Html
@@ -63,7 +64,8 @@ def _worst(run: Run) -> str:
 def _gaps(run: Run) -> str:
     """Say how far the worst group is behind the best, for the model and the shared reward."""
     told = "; ".join(
-        f"{display_name(name)} {_points(gap.gap, *gap.interval)} ({gap.best} ahead of {gap.worst})"
+        f"{display_name(name)} {_points(gap.gap, *(gap.interval or ()))} "
+        f"({gap.best} ahead of {gap.worst})"
         for name, gap in run.analysis.gaps.items()
     )
     return f"Gap between the best and the worst group, in points: {told}." if told else ""
@@ -76,7 +78,7 @@ def _gains(run: Run, prefix: str) -> Html:
     if people is None or not people.users or alone:
         return Html("")
     groups = [
-        (group.group, Estimate(group.gain.accuracy, *group.gain.interval))
+        (group.group, Estimate(group.gain.accuracy, *(group.gain.interval or ())))
         for group in run.analysis.groups
         if group.gain is not None
     ]
@@ -102,7 +104,7 @@ def _people(run: Run) -> str:
     people = run.analysis.user_gains
     assert people is not None
     shares = ", ".join(
-        f"{percent(Estimate(block.share, *block.interval))} {verb}"
+        f"{percent(Estimate(block.share, *(block.interval or ())))} {verb}"
         for block, verb in (
             (people.better, "are predicted better than by the shared reward"),
             (people.worse, "worse"),
@@ -117,9 +119,11 @@ def _people(run: Run) -> str:
     )
 
 
-def _points(value: float, low: float | None, high: float | None) -> str:
-    """Write fractions as points with an interval."""
-    written = f"{100 * value:.1f} [{100 * (low or 0.0):.1f}, {100 * (high or 0.0):.1f}]"
+def _points(value: float, low: float | None = None, high: float | None = None) -> str:
+    """Write fractions as points with their interval, where there is one."""
+    written = f"{100 * value:.1f}"
+    if low is not None and high is not None:
+        written += f" [{100 * low:.1f}, {100 * high:.1f}]"
     return written.replace("-", "\N{MINUS SIGN}")
 
 
@@ -152,7 +156,9 @@ def _group_rows(run: Run) -> tuple[Rows, str]:
 
 
 def _mean(values: np.ndarray) -> Estimate:
-    """Return a mean over users with its 95 % percentile bootstrap interval."""
+    """Return a mean over users with its 95 % percentile bootstrap interval; one has none."""
+    if len(values) < FEWEST_USERS:
+        return Estimate(float(values.mean()))
     picks = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
     return Estimate(float(values.mean()), float(low), float(high))

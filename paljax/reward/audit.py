@@ -215,7 +215,7 @@ def failures(found: Mapping[str, Any]) -> list[str]:
     swap = found["label_swap"]
     if abs(swap["accuracy"] - swap["expected"]) > 1e-9:
         lines.append("swapping both sides does not turn the answers: a side has an advantage")
-    low, _ = found["shuffled_users"]["gain"]["interval"]
-    if low > 0:
+    interval = found["shuffled_users"]["gain"]["interval"]
+    if interval is not None and interval[0] > 0:
         lines.append("the gain stays when users are shuffled: it is not personal")
     return lines

@@ -13,7 +13,7 @@ import scipy.special
 from numpy.typing import NDArray
 
 from paljax.data.dataset import Dataset
-from paljax.evaluation import INTERVAL, correctness, mean_over_users
+from paljax.evaluation import correctness, mean_over_users, percentiles
 
 # A user is clearly better or worse off where a two-sided sign test of their own comparisons says so
 # at this level; where no user differs, half of it is found on each side at most.
@@ -65,7 +65,7 @@ def gains_by_group(judged: Judged, *, resamples: int, seed: int) -> dict[str, di
         seed: Of the resampling.
 
     Returns:
-        By name of the group: accuracy, the gain, and its interval.
+        By name of the group: accuracy, the gain, and its interval, None for a group of one user.
     """
     difference = _difference(judged)
     gains = {}
@@ -99,7 +99,8 @@ def accuracy_gap(
         seed: Of the resampling.
 
     Returns:
-        best and worst, the groups' names; gap, the difference of their accuracies; interval.
+        best and worst, the groups' names; gap, the difference of their accuracies; interval,
+        None where one of the two has one user.
     """
     correct = correctness(margins)
     names = np.unique(groups)
@@ -110,19 +111,19 @@ def accuracy_gap(
     copies = np.random.default_rng(seed).multinomial(
         num_users, np.full(num_users, 1 / num_users), size=resamples
     )
-    ends, present = [], np.ones(resamples, bool)
+    ends, present, fewest = [], np.ones(resamples, bool), num_users
     for name in (best, worst):
         mine = groups == name
         sums = np.bincount(user[mine], correct[mine], num_users)
         counts = copies @ np.bincount(user[mine], minlength=num_users)
         ends.append(copies @ sums / np.maximum(counts, 1))
         present &= counts > 0
-    interval = np.percentile((ends[0] - ends[1])[present], INTERVAL)
+        fewest = min(fewest, len(np.unique(user[mine])))
     return {
         "best": str(best),
         "worst": str(worst),
         "gap": max(accuracy) - min(accuracy),
-        "interval": [float(end) for end in interval],
+        "interval": percentiles((ends[0] - ends[1])[present], fewest),
     }
 
 

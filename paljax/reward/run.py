@@ -14,6 +14,7 @@ from paljax.commands import on_terminal, say, say_counts
 from paljax.config import Config
 from paljax.data.dataset import Comparisons
 from paljax.data.prepare import Prepared, prepare
+from paljax.evaluation import summary
 from paljax.models import PreferenceModel, VectorInputs
 from paljax.report import write_report
 from paljax.reward import baselines, intercepts, published, results
@@ -310,20 +311,13 @@ def _without_users(users: list[int]) -> list[str]:
 
 def _summary(metrics: Mapping[str, Any]) -> list[str]:
     """The main numbers, a line each."""
-
-    def line(name: str, block: Mapping[str, Any]) -> str:
-        low, high = block["intervals"]["accuracy"]
-        return (
-            f"  {name:<30} {100 * block['accuracy']:5.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-            f"  nll {block['nll']:.3f}  n {block['n']}, {block['n_users']} users"
-        )
-
-    lines = ["test accuracy, 95 % interval over users:", line(metrics["model"], metrics["test"])]
+    lines = ["test accuracy, 95 % interval over users:"]
+    lines.append(summary(metrics["model"], metrics["test"]))
     lines += [
-        line(name, blocks["test"])
+        summary(name, blocks["test"])
         for name, blocks in metrics["baselines"].items()
         if name != metrics["model"]
     ]
     for shots, block in metrics["unseen"].items():
-        lines.append(line(f"unseen users, {shots} comparisons", block))
+        lines.append(summary(f"unseen users, {shots} comparisons", block))
     return lines + [f"audit: {failure}" for failure in failures(metrics["audit"])]

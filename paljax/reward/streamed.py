@@ -34,7 +34,7 @@ from paljax.data.streaming import (
     to_stream_batch,
 )
 from paljax.errors import UserError
-from paljax.evaluation import accuracy_by_user, accuracy_gain, calibration, score
+from paljax.evaluation import accuracy_by_user, accuracy_gain, calibration, score, summary
 from paljax.learners.fit_by_gradient import FitState, fit_by_gradient, weights_of
 from paljax.learners.losses import LOSSES
 from paljax.loop import Task, fit
@@ -334,8 +334,4 @@ def _tell(metrics: Mapping[str, Any]) -> None:
         name: block["test"] for name, block in metrics["baselines"].items()
     }
     for name, block in blocks.items():
-        low, high = block["intervals"]["accuracy"]
-        say(
-            f"  {name:<30} {100 * block['accuracy']:5.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-            f"  nll {block['nll']:.3f}  n {block['n']}, {block['n_users']} users"
-        )
+        say(summary(name, block))

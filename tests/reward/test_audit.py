@@ -92,6 +92,19 @@ def test_nothing_is_found_where_nothing_is(prepared):
     assert failures(found) == []
 
 
+def test_of_one_person_a_gain_tells_nothing(prepared):
+    one = Predictor(lambda rows: np.ones(len(rows.user)), lambda s, q: np.ones(len(q.user)))
+    other = Predictor(lambda rows: -np.ones(len(rows.user)), lambda s, q: -np.ones(len(q.user)))
+    scored = scored_of(prepared)
+    found = audit(prepared, scored, one, other, **SETTINGS)
+    assert any("not personal" in line for line in failures(found))
+    mine = np.flatnonzero(scored.test.user == scored.test.user[0])
+    scored = scored._replace(test=scored.test.select(mine), test_groups=scored.test_groups[mine])
+    found = audit(prepared, scored, one, other, **SETTINGS)
+    assert found["shuffled_users"]["gain"] == {"accuracy": 1, "interval": None}
+    assert not any("not personal" in line for line in failures(found))
+
+
 def test_a_gain_that_is_personal_vanishes_when_users_are_shuffled(prepared):
     """Odd users want the opposite of even ones; the right answer needs to know who asks."""
     rows = prepared.dataset.comparisons

@@ -47,10 +47,25 @@ def test_a_groups_gain_is_the_mean_over_its_comparisons():
     assert gains["north"]["interval"][0] > 0 > gains["south"]["interval"][1]
 
 
-def test_a_group_of_one_user_has_an_interval_of_no_width():
+def test_a_group_of_one_user_has_a_gain_and_no_interval():
     """Its users are what is resampled, not its comparisons."""
     rows = Judged(*(np.array(c) for c in ([1, -1, 1.0], [-1, -1, -1.0], [4, 4, 4], ["a"] * 3)))
-    assert gains_by_group(rows, **OPTIONS)["a"]["interval"] == pytest.approx([2 / 3, 2 / 3])
+    gain = gains_by_group(rows, **OPTIONS)["a"]
+    assert gain == {"accuracy": pytest.approx(2 / 3), "interval": None}
+    found = gains_of_users(rows, **OPTIONS)
+    assert found["better"] == {"share": 1.0, "interval": None}
+
+
+@pytest.mark.parametrize("alone", ["best", "worst"])
+def test_a_gap_to_a_group_of_one_user_has_no_interval(alone):
+    margins, users = np.array([1.0, 1, -1, -1]), np.array([0, 1, 2, 3])
+    groups = np.array(["best", "best", "worst", "worst"])
+    options = {"margins": margins, "groups": groups, **OPTIONS}
+    assert accuracy_gap(users=users, **options)["interval"] == [1, 1]
+    users = np.where(groups == alone, 9, users)
+    found = accuracy_gap(users=users, **options)
+    assert (found["best"], found["worst"]) == ("best", "worst")
+    assert (found["gap"], found["interval"]) == (1, None)
 
 
 def test_the_gap_is_between_the_best_and_the_worst_group():
