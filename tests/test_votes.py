@@ -103,6 +103,15 @@ def test_unseen_users_are_scored_after_their_first_votes(run: Path):
     assert metrics["groups"] == "group"
 
 
+def test_users_are_listed_with_how_often_they_voted(run: Path):
+    """Whatever comparisons were made of the votes; passes, which were dropped, are none."""
+    dataset = load("polis", conversation=CONVERSATION, least_votes=5)
+    cast = dataset.votes.user[~np.isnan(dataset.votes.value)]
+    users = pq.read_table(run / runs.USERS).to_pydict()
+    found = dict(zip(users["user_id"], users["n_comparisons"], strict=True))
+    assert found == {name: int((cast == number).sum()) for number, name in enumerate(dataset.users)}
+
+
 def test_nobody_is_said_to_want_the_neutral_item(run: Path):
     assert NEUTRAL not in (run / runs.ANALYSIS).read_text()
 

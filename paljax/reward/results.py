@@ -180,11 +180,18 @@ def data_counts(prepared: Prepared) -> dict[str, Any]:
 
 
 def users_table(prepared: Prepared, users: Weights, accuracy: NDArray[np.float64]) -> Table:
-    """users.parquet: a row a user."""
-    counts = np.bincount(prepared.dataset.comparisons.user, minlength=len(prepared.dataset.users))
+    """users.parquet: a row a user.
+
+    `n_comparisons` is how often a user has answered, in all parts together: comparisons, or votes
+    where the data are votes, of which any number of comparisons is made. Passes count where the
+    configuration takes them for votes.
+    """
+    dataset = prepared.dataset
+    answers = dataset.comparisons.user if dataset.votes is None else dataset.votes.user
+    counts = np.bincount(answers, minlength=len(dataset.users))
     return Table(
         columns={
-            "user_id": prepared.dataset.users,
+            "user_id": dataset.users,
             "role": np.where(users.unseen, "unseen", "seen"),
             "n_comparisons": counts,
             "group": user_labels(prepared),
