@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,13 +116,38 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         raise UserError(f"{path}: can't be written ({error.strerror or error})") from None
 
 
+def write_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a draft of a folder, then put the draft in the folder's place.
+
+    Raises:
+        UserError: If the disk is full or the folder can't be written.
+    """
+    draft, before = (
+        path.with_name(f".{name}.{os.getpid()}") for name in (path.name, f"{path.name}.before")
+    )
+    try:
+        draft.mkdir()
+        write(draft)
+        if path.exists():
+            path.replace(before)
+        draft.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: can't be written ({error.strerror or error})") from None
+    finally:
+        for left in (draft, before):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def is_draft(path: Path) -> bool:
-    """Whether a process that was killed while it wrote left this file."""
+    """Whether a process that was killed while it wrote left this file or folder."""
     return _DRAFT.fullmatch(path.name) is not None
 
 
 def remove_drafts(folder: Path) -> None:
     """Delete what killed processes left in a folder; one that can't be deleted does no harm."""
     for path in filter(is_draft, folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+            continue
         with contextlib.suppress(OSError):
             path.unlink()

@@ -1,7 +1,10 @@
 """Language models in Hugging Face's files, `config.json` and safetensors: a folder or the hub."""
 
 import json
+import math
+import os
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,11 @@ from paljax.errors import UserError
 from paljax.networks.decoder_config import DecoderConfig
 from paljax.networks.huggingface_config import CONFIG, config_record, read_config
 from paljax.networks.tensor_names import Tensors, to_params, to_tensors
-from paljax.networks.tokenizers import SETTINGS
+from paljax.networks.tokenizers import SETTINGS_BESIDE, TOKENIZER
 from paljax.storage import write_file, write_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-TOKENIZER = "tokenizer.json"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -39,7 +41,7 @@ def find_model(source: str, *, revision: str | None = None) -> Path:
     import huggingface_hub
 
     try:
-        files = [CONFIG, "*.safetensors", INDEX, TOKENIZER, SETTINGS]
+        files = [CONFIG, "*.safetensors", INDEX, TOKENIZER, *SETTINGS_BESIDE]
         found = huggingface_hub.snapshot_download(source, revision=revision, allow_patterns=files)
     except Exception as error:  # the hub's client raises what its transport raises
         reason = " ".join(str(error).split())[:160]
@@ -76,20 +78,19 @@ def save(folder: Path, params: Any, config: DecoderConfig) -> None:
 
     Args:
         folder: Where to; made where it is missing.
-        params: The tree of `causal_lm.init`; LoRA's parts must have been merged.
+        params: The tree of `causal_lm.init`, on the host or in parts on several devices; LoRA's
+            parts are merged. They are written as float32, tensor by tensor.
         config: The network they belong to.
 
     Raises:
         UserError: If the folder can't be written.
     """
-    from safetensors.numpy import save_file
-
     tensors = to_tensors(params, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: can't be written ({error.strerror})") from None
-    write_file(folder / WEIGHTS, lambda draft: save_file(tensors, draft, metadata={"format": "pt"}))
+    write_file(folder / WEIGHTS, lambda draft: _write_safetensors(draft, tensors))
     write_json(folder / CONFIG, config_record(config))
 
 
@@ -119,6 +120,28 @@ def open_safetensors(folder: Path) -> Tensors:
             shapes[tensor] = tuple(handle.get_slice(tensor).get_shape())
             readers[tensor] = handle.get_tensor
     return Tensors(shapes, lambda name: readers[name](name))
+
+
+def _write_safetensors(path: Path, tensors: Tensors) -> None:
+    """Write float32 tensors in turn; the library's own writer wants all of them in memory, twice.
+
+    Source:
+        The format: https://huggingface.co/docs/safetensors (eight bytes of the header's length, a
+        header in JSON, padded to a multiple of eight, and the numbers).
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in tensors.shapes.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in tensors.shapes:
+            file.write(np.ascontiguousarray(tensors.read(name), "<f4").data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _open(path: Path) -> Any:

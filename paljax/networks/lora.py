@@ -77,15 +77,16 @@ def add_lora(
 def merge_lora(params: Params) -> Params:
     """Fold the low-rank parts into the kernels: the same function, without LoRA."""
 
-    def merged(layer: Any) -> Any:
-        if "lora_a" not in layer:
-            return layer
-        scale = layer["lora_scale"][:, None, None]
-        return _base(layer) | {
-            "kernel": layer["kernel"] + scale * (layer["lora_a"] @ layer["lora_b"])
-        }
+    layers = {name: merge_layer(layer) for name, layer in params["layers"].items()}
+    return {**params, "layers": layers}
 
-    return {**params, "layers": {name: merged(layer) for name, layer in params["layers"].items()}}
+
+def merge_layer(layer: Any) -> Any:
+    """The same of one kind of layer, for all L or for a single one."""
+    if "lora_a" not in layer:
+        return layer
+    scale = layer["lora_scale"][..., None, None]
+    return _base(layer) | {"kernel": layer["kernel"] + scale * (layer["lora_a"] @ layer["lora_b"])}
 
 
 def low_rank_parts(params: Params) -> Params:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from paljax.errors import UserError
 from paljax.networks.causal_lm import init
 from paljax.networks.decoder_config import DecoderConfig
+from paljax.networks.lora import merge_layer
 
 Path = tuple[str, ...]
 
@@ -115,9 +116,7 @@ def to_params(tensors: Tensors, config: DecoderConfig, *, dtype: Any = np.float3
     )
 
     def read(name: str, place: Place, shape: tuple[int, ...]) -> NDArray[Any]:
-        on_disk = shape[::-1] if place.transposed else shape
-        if place.third is not None:
-            on_disk = (*shape[:-1], 3 * shape[-1])
+        on_disk = _on_disk(shape, place)
         if (given := tuple(tensors.shapes[actual[name]])) != on_disk:
             raise UserError(f"tensor {actual[name]}: shape {given}, wanted {on_disk}")
         tensor = tensors.read(actual[name])
@@ -140,31 +139,54 @@ def to_params(tensors: Tensors, config: DecoderConfig, *, dtype: Any = np.float3
     return params
 
 
-def to_tensors(params: Any, config: DecoderConfig) -> dict[str, NDArray[Any]]:
+def to_tensors(params: Any, config: DecoderConfig) -> Tensors:
     """The tensors of a checkpoint, named and laid out as Hugging Face reads them.
 
     Args:
-        params: The tree of `causal_lm.init`, without LoRA's parts.
+        params: The tree of `causal_lm.init`, on the host or in parts on several devices; LoRA's
+            parts, where there are any, are merged.
         config: The network they belong to.
+
+    Returns:
+        Tensors in float32; no more of the model than the one that is read is copied to the host.
     """
     prefix = PREFIXES[config.architecture]
-    thirds: dict[str, list[NDArray[Any]]] = {}
-    for path, _ in _shapes(config):
+    shapes: dict[str, tuple[int, ...]] = {}
+    sources: dict[str, dict[int, tuple[Path, int, bool]]] = {}  # by the place in a fused tensor
+    for path, shape in _shapes(config):
         place = place_of(path, config)
-        array: Any = params
-        for key in path:
-            array = array[key]
-        host = np.asarray(array)
-        layers = list(host) if path[0] == "layers" else [host]
-        for name, tensor in zip(_names(place, config), layers, strict=True):
+        for layer, name in enumerate(_names(place, config)):
             full = name if name == HEAD else prefix + name
-            # Query, key and value of a fused tensor come in this order: the tree's is alphabetic.
-            parts = thirds.setdefault(full, [tensor] * (1 if place.third is None else 3))
-            parts[place.third or 0] = tensor.T if place.transposed else tensor
-    return {
-        name: np.ascontiguousarray(np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0])
-        for name, parts in thirds.items()
-    }
+            shapes[full] = _on_disk(shape[1:] if path[0] == "layers" else shape, place)
+            source = (path, layer, place.transposed)
+            sources.setdefault(full, {})[place.third or 0] = source
+
+    def read(name: str) -> NDArray[Any]:
+        # Query, key and value of a fused tensor come in this order: the tree's is alphabetic.
+        parts = [
+            tensor.T if transposed else tensor
+            for _, (path, layer, transposed) in sorted(sources[name].items())
+            for tensor in [_on_host(params, path, layer)]
+        ]
+        return np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+
+    return Tensors(shapes, read)
+
+
+def _on_host(params: Any, path: Path, layer: int) -> NDArray[np.float32]:
+    """A parameter, of one layer where it is one of layers."""
+    branch: Any = params
+    for key in path[:-1]:
+        branch = branch[key]
+    if path[0] == "layers":
+        branch = merge_layer({key: np.asarray(leaf[layer]) for key, leaf in branch.items()})
+    return np.asarray(branch[path[-1]], np.float32)
+
+
+def _on_disk(shape: tuple[int, ...], place: Place) -> tuple[int, ...]:
+    if place.third is not None:
+        return (*shape[:-1], 3 * shape[-1])
+    return shape[::-1] if place.transposed else shape
 
 
 def _shapes(config: DecoderConfig) -> Iterator[tuple[Path, tuple[int, ...]]]:

@@ -11,7 +11,11 @@ from typing import Any, NamedTuple
 
 from paljax.errors import UserError
 
-SETTINGS = "tokenizer_config.json"  # beside a `tokenizer.json`
+TOKENIZER = "tokenizer.json"  # Hugging Face's
+SETTINGS = "tokenizer_config.json"  # beside it
+# All that may be beside it and that Hugging Face reads of a tokenizer.
+SETTINGS_BESIDE = (SETTINGS, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+BIN_TOKENIZER = "tokenizer.bin"  # llama2.c's
 _BYTE = re.compile(rb"<0x([0-9A-F]{2})>")
 # llama2.c: 0 is unknown, 1 opens a text, 2 ends it, and the 256 bytes follow.
 _BOS, _END, _FIRST_BYTE = 1, 2, 3
@@ -30,6 +34,7 @@ class Tokenizer(NamedTuple):
     encode: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]  # special tokens are left out
     opening: tuple[int, ...]  # stands before every text that the model reads; often nothing
+    files: Mapping[str, bytes]  # by name, what a model's folder holds of it
 
 
 def load_llama2c_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
@@ -78,7 +83,7 @@ def load_llama2c_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
         text = b"".join(kept).decode(errors="replace")
         return text.removeprefix(" ")
 
-    return Tokenizer(len(pieces), encode, decode, (_BOS,))
+    return Tokenizer(len(pieces), encode, decode, (_BOS,), {BIN_TOKENIZER: content})
 
 
 def load_huggingface_tokenizer(path: Path) -> Tokenizer:
@@ -100,10 +105,12 @@ def load_huggingface_tokenizer(path: Path) -> Tokenizer:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare exceptions
         raise UserError(f"{path}: damaged: {' '.join(str(error).split())[:120]}") from None
-    settings = path.with_name(SETTINGS)
-    if not settings.is_file():
-        return _wrapped(tokenizer, _put_before(tokenizer))
-    return _wrapped(tokenizer, _opening(tokenizer, settings))
+    beside = [path.with_name(name) for name in SETTINGS_BESIDE]
+    files = {TOKENIZER: path.read_bytes()}
+    files |= {each.name: each.read_bytes() for each in beside if each.is_file()}
+    if SETTINGS not in files:
+        return _wrapped(tokenizer, _put_before(tokenizer), files)
+    return _wrapped(tokenizer, _opening(tokenizer, path.with_name(SETTINGS)), files)
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -116,7 +123,7 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
         UserError: If its tokenizer is of another kind.
     """
     import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, processors
 
     kind, split = (metadata.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
     if kind != "gpt2" or split not in _SPLITS:
@@ -138,7 +145,29 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     # llama.cpp, too, opens texts of these kinds with nothing unless the file asks for it.
     wanted = metadata.get("tokenizer.ggml.add_bos_token", False)
     opening = (int(metadata["tokenizer.ggml.bos_token_id"]),) if wanted else ()
-    return _wrapped(tokenizer, opening)
+    if opening:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{tokens[opening[0]]} $A", special_tokens=[(tokens[opening[0]], opening[0])]
+        )
+    files = {
+        TOKENIZER: tokenizer.to_str().encode(),
+        SETTINGS: json.dumps(_settings_of(metadata)).encode(),
+    }
+    return _wrapped(tokenizer, opening, files)
+
+
+def _settings_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What Hugging Face wants beside the `tokenizer.json` of a GGUF file."""
+    tokens = metadata["tokenizer.ggml.tokens"]
+    ids = {
+        f"{name}_token": metadata.get(f"tokenizer.ggml.{key}_token_id")
+        for name, key in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")]
+    }
+    named = {name: tokens[int(token)] for name, token in ids.items() if token is not None}
+    template = metadata.get("tokenizer.chat_template")
+    chat = {} if template is None else {"chat_template": template}
+    # The class that takes tokenizer.json as it is; an architecture's own would split anew.
+    return {"tokenizer_class": "PreTrainedTokenizerFast", **named, **chat}
 
 
 def _opening(tokenizer: Any, settings: Path) -> tuple[int, ...]:
@@ -171,12 +200,13 @@ def _put_before(tokenizer: Any) -> tuple[int, ...]:
     return tuple(token for token, _ in added)
 
 
-def _wrapped(tokenizer: Any, opening: tuple[int, ...]) -> Tokenizer:
+def _wrapped(tokenizer: Any, opening: tuple[int, ...], files: Mapping[str, bytes]) -> Tokenizer:
     return Tokenizer(
         vocabulary=tokenizer.get_vocab_size(),
         encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
         decode=lambda tokens: str(tokenizer.decode(list(tokens), skip_special_tokens=True)),
         opening=opening,
+        files=files,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from paljax import locking, runs, stopping, storage
 from paljax.checkpoints import Checkpoints
 from paljax.commands import on_terminal, say
-from paljax.config.policy import PolicyConfig
+from paljax.config.policy import CausalLMPolicy, PolicyConfig
 from paljax.loop import Progress, fit
 from paljax.policy import results
 from paljax.policy.problems import Problem, build_problem
@@ -146,11 +146,14 @@ def _score_texts(
     config: PolicyConfig, problem: Problem, params: Any, key: Any, run_dir: Path
 ) -> dict[str, Any]:
     from paljax.policy.text_results import text_scores
+    from paljax.policy.trained_language_model import write_trained
 
     assert problem.texts is not None
+    assert isinstance(config.policy, CausalLMPolicy)
     assert config.prompts is not None
     judged_on = "held-out prompts" if config.prompts.held_out else "prompts, all trained on"
     found = text_scores(config, problem, params, key)
+    say(write_trained(config.policy, params, run_dir / runs.LANGUAGE_MODEL))
     storage.write_table(run_dir / runs.SAMPLES, found.table)
     return {
         "problem": {

@@ -21,6 +21,8 @@ from paljax.learners.fit_policy import (
 )
 from paljax.learners.group_weights import GROUP_WEIGHTS
 from paljax.learners.objectives import OBJECTIVES, Groups
+from paljax.networks import causal_lm as causal_lm_network
+from paljax.networks import huggingface, lora
 from paljax.networks.causal_lm import Compute
 from paljax.networks.sampling import Prompts
 from paljax.policy.decoding import Decoder
@@ -218,6 +220,30 @@ def test_the_state_of_a_run_lies_in_parts(folder):
     for params in (state.params, state.average, problem.prompts.language_model):
         kernel = params["layers"]["up"]["kernel"]
         assert kernel.sharding.shard_shape(kernel.shape) == (3, 24 // 4, 40)
+
+
+@pytest.mark.parametrize("options", [None, Lora(rank=2, targets=("query", "down"))])
+def test_a_model_in_parts_is_saved_as_the_one_in_one_place(options, tmp_path, monkeypatch):
+    """No parameter of all layers is put together anywhere."""
+    params = causal_lm_network.init(jax.random.key(0), CONFIG)
+    if options is not None:
+        params = lora.add_lora(params, jax.random.key(1), **options._asdict())
+        params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    huggingface.save(tmp_path / "one", params, CONFIG)
+    in_parts = placed(params, grid_of(2, 4))
+    copied, asarray = [], np.asarray
+
+    def noticed(array, *rest, **more):
+        if isinstance(array, jax.Array):
+            copied.append(array.ndim)
+        return asarray(array, *rest, **more)
+
+    monkeypatch.setattr(np, "asarray", noticed)
+    huggingface.save(tmp_path / "parts", in_parts, CONFIG)
+    monkeypatch.undo()
+    assert max(copied) == 2
+    left, right = (tmp_path / name / huggingface.WEIGHTS for name in ("one", "parts"))
+    assert left.read_bytes() == right.read_bytes()
 
 
 @pytest.mark.parametrize(

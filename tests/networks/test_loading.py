@@ -17,7 +17,7 @@ from paljax.networks.causal_lm import init
 from paljax.networks.decoder_config import DecoderConfig, Rotary
 from paljax.networks.gguf_files import load_gguf
 from paljax.networks.llama2c import load_llama2c
-from paljax.networks.loading import STORIES_260K, load_language_model
+from paljax.networks.loading import STORIES_260K, load_language_model, save_language_model
 from paljax.networks.sampling import Prompts, Sampling, sample
 from paljax.networks.tokenizers import load_llama2c_tokenizer
 from tests.networks import tiny_checkpoints
@@ -176,7 +176,7 @@ def test_llama2c_file_is_read_back(tmp_path, tied):
     jax.tree.map(np.testing.assert_array_equal, read, params)
 
 
-def write_gguf(path: Path, params, config: DecoderConfig, *, quantised=False, **more):
+def write_gguf(path: Path, params, config: DecoderConfig, *, quantised=False, add=None, **more):
     """A GGUF file as llama.cpp's converter writes it: Llama's queries and keys reordered."""
     import gguf
 
@@ -198,10 +198,13 @@ def write_gguf(path: Path, params, config: DecoderConfig, *, quantised=False, **
     writer.add_eos_token_id(config.end_tokens[0])
     for name, text in more.items():
         writer.add_string(name.replace("__", "."), text)
+    if add is not None:
+        add(writer)
     top = {name: original for original, name in gguf_files._TOP.items()}
     layer = {name: original for original, name in gguf_files._LAYER.items()}
-    for name, tensor in to_tensors(params, config).items():
-        name = name.removeprefix("model.")
+    tensors = to_tensors(params, config)
+    for full in tensors.shapes:
+        tensor, name = tensors.read(full), full.removeprefix("model.")
         if kind == "llama" and ("q_proj" in name or "k_proj" in name):
             heads = config.heads if "q_proj" in name else config.kv_heads
             halves = tensor.reshape(heads, 2, -1, tensor.shape[-1])
@@ -430,6 +433,60 @@ def test_model_by_name_comes_from_the_mirror(stories, tmp_path, monkeypatch):
     assert STORIES_260K.path.endswith("stories260K.bin")
 
 
+def gguf_with_tokenizer(path: Path, params, *, opens: bool) -> Path:
+    """The same with a byte-level tokenizer of 40 tokens, and a template for chats."""
+    import gguf
+
+    tokens = ["<pad>", "<|start|>", "<|end|>", "a", "b", "Ġ", "ab", "Ġab", *map(str, range(10))]
+    tokens += [chr(65 + number) for number in range(TINY.vocabulary - len(tokens))]
+
+    def add(writer):
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("smollm")
+        writer.add_token_list(tokens)
+        writer.add_token_merges(["a b", "Ġ ab"])
+        writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * 37)
+        writer.add_add_bos_token(opens)
+        writer.add_chat_template("{{ messages[0].content }}")
+
+    return write_gguf(path, params, TINY, add=add)
+
+
+@pytest.mark.parametrize("opens", [False, True])
+def test_gguf_model_is_saved_as_hugging_face_reads_it(tmp_path, opens):
+    params = init(jax.random.key(0), TINY)
+    path = gguf_with_tokenizer(tmp_path / "m.gguf", params, opens=opens)
+    model = load_language_model(str(path), downloads=tmp_path)
+    (tmp_path / "saved").mkdir()
+    save_language_model(model, tmp_path / "saved")
+    again = load_language_model(str(tmp_path / "saved"), downloads=tmp_path)
+    assert again.config == model.config
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+    text = "ab ab 12aB<|end|>"
+    ids = [6, 7, 5, 9, 10, 3, 19, 2]
+    assert model.tokenizer.encode(text) == again.tokenizer.encode(text) == ids
+    assert model.tokenizer.decode(ids) == again.tokenizer.decode(ids) == "ab ab 12aB"
+    assert model.tokenizer.opening == again.tokenizer.opening == (1,) * opens
+    transformers = pytest.importorskip("transformers")
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert read(text)["input_ids"] == [*again.tokenizer.opening, *ids]
+    assert (read.bos_token_id, read.eos_token_id) == (1, 2)
+    chat = [{"role": "user", "content": "ab"}]
+    assert read.apply_chat_template(chat, tokenize=False) == "ab"
+
+
+def test_llama2c_model_is_saved_with_its_own_tokenizer(stories, tmp_path):
+    save_language_model(stories, tmp_path)
+    again = load_language_model(str(tmp_path), downloads=tmp_path)
+    assert again.config == stories.config
+    jax.tree.map(np.testing.assert_array_equal, again.params, stories.params)
+    assert again.tokenizer.encode(DOCUMENTED) == stories.tokenizer.encode(DOCUMENTED)
+    assert again.tokenizer.opening == stories.tokenizer.opening
+    assert {path.name for path in again.files} == {
+        "config.json", "model.safetensors", "tokenizer.bin",
+    }  # fmt: skip
+
+
 def test_failed_save_leaves_no_config(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     params = init(jax.random.key(0), TINY)
@@ -438,8 +495,6 @@ def test_failed_save_leaves_no_config(tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    import safetensors.numpy
-
-    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    monkeypatch.setattr(huggingface.os, "fsync", full)
     refused(lambda: huggingface.save(tmp_path / "m", params, TINY), r"No space left on device")
     assert not list((tmp_path / "m").iterdir())
