@@ -5,6 +5,7 @@ the model that was saved.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ _ONLY_ROTARY: dict[str, tuple[Any, ...]] = {
     "use_sliding_window": (False,),
     "partial_rotary_factor": (1, 1.0),
 }
+_ORIGINAL_CONTEXT = "original_max_position_embeddings"
 _ROPE_TYPES = ("default", "linear", "llama3")
 
 
@@ -138,7 +140,7 @@ def _gpt2(record: Mapping[str, Any]) -> DecoderConfig:
         kv_heads=heads,
         head_width=width // heads,
         mlp_width=_size(record, "n_inner", 4 * width),
-        norm_epsilon=float(record.get("layer_norm_epsilon", 1e-5)),
+        norm_epsilon=_number(record, "layer_norm_epsilon", 1e-5),
         rotary=None,
         layer_norm=True,
         gated=False,
@@ -146,8 +148,8 @@ def _gpt2(record: Mapping[str, Any]) -> DecoderConfig:
         output_bias=True,
         mlp_bias=True,
         tied=bool(record.get("tie_word_embeddings", True)),
-        bos_token=record.get("bos_token_id"),
-        end_tokens=_tokens(record.get("eos_token_id")),
+        bos_token=_token(record, "bos_token_id"),
+        end_tokens=_tokens(record, "eos_token_id"),
     )
 
 
@@ -165,34 +167,39 @@ def _rotary(record: Mapping[str, Any], architecture: Architecture) -> DecoderCon
         kv_heads=_size(record, "num_key_value_heads", heads),
         head_width=_size(record, "head_dim", 128 if architecture == "qwen3" else width // heads),
         mlp_width=_size(record, "intermediate_size"),
-        norm_epsilon=float(record.get("rms_norm_eps", 1e-6)),
+        norm_epsilon=_number(record, "rms_norm_eps", 1e-6),
         rotary=_rope(record),
         qkv_bias=bias or architecture == "qwen2",
         output_bias=bias and architecture != "qwen2",
         mlp_bias=bool(record.get("mlp_bias", False)) and architecture == "llama",
         qk_norm=architecture == "qwen3",
         tied=bool(record.get("tie_word_embeddings", False)),
-        bos_token=record.get("bos_token_id"),
-        end_tokens=_tokens(record.get("eos_token_id")),
+        bos_token=_token(record, "bos_token_id"),
+        end_tokens=_tokens(record, "eos_token_id"),
     )
 
 
 def _rope(record: Mapping[str, Any]) -> Rotary:
     """From `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
-    scaling = record.get("rope_parameters") or record.get("rope_scaling") or {}
-    theta = float(scaling.get("rope_theta", record.get("rope_theta", 10_000.0)))
+    where = "rope_parameters" if record.get("rope_parameters") else "rope_scaling"
+    scaling = record.get(where) or {}
+    if not isinstance(scaling, dict):
+        raise UserError(f"{where}: {scaling!r} is wrong; wanted its keys, rope_type, factor, ...")
+    theta = _number(record, "rope_theta", 10_000.0)
+    theta = _number(scaling, "rope_theta", theta, where=where)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return Rotary(theta)
     if kind == "linear":
-        return Rotary(theta, linear_factor=float(scaling["factor"]))
+        return Rotary(theta, linear_factor=_number(scaling, "factor", where=where))
     if kind != "llama3":
-        raise UserError(f"rope_scaling: {kind!r} is not supported; {nearest(kind, _ROPE_TYPES)}")
-    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    if missing := [key for key in keys if key not in scaling]:
-        raise UserError(f"rope_scaling: llama3 needs {', '.join(missing)}")
-    factor, low, high, original = (scaling[key] for key in keys)
-    return Rotary(theta, llama3=Llama3Scaling(float(factor), float(low), float(high), original))
+        raise UserError(f"{where}: {kind!r} is not supported; {nearest(kind, _ROPE_TYPES)}")
+    factors, original = ("factor", "low_freq_factor", "high_freq_factor"), _ORIGINAL_CONTEXT
+    if missing := [key for key in (*factors, original) if scaling.get(key) is None]:
+        raise UserError(f"{where}: llama3 needs {', '.join(missing)}")
+    factor, low, high = (_number(scaling, key, where=where) for key in factors)
+    context = _size(scaling, original, where=where)
+    return Rotary(theta, llama3=Llama3Scaling(factor, low, high, context))
 
 
 def _scaling_record(rotary: Rotary) -> dict[str, Any] | None:
@@ -203,7 +210,7 @@ def _scaling_record(rotary: Rotary) -> dict[str, Any] | None:
             "factor": factor,
             "low_freq_factor": low,
             "high_freq_factor": high,
-            "original_max_position_embeddings": original,
+            _ORIGINAL_CONTEXT: original,
         }
     if rotary.linear_factor != 1.0:
         return {"rope_type": "linear", "factor": rotary.linear_factor}
@@ -222,20 +229,52 @@ def _check_sizes(config: DecoderConfig) -> None:
         raise UserError(f"head width {config.head_width} is odd; rotary positions turn pairs")
 
 
-def _size(record: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def _size(
+    record: Mapping[str, Any], key: str, default: int | None = None, *, where: str = ""
+) -> int:
     given = record.get(key)
     given = default if given is None else given
+    named = f"{where}.{key}" if where else key
     if given is None:
-        raise UserError(f"{key} is missing")
-    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise UserError(f"{key}: {given!r} is not a size; wanted a whole number of at least 1")
-    return given
+        raise UserError(f"{named} is missing")
+    if not _is_whole(given) or given < 1:
+        raise UserError(f"{named}: {given!r} is not a size; wanted a whole number of at least 1")
+    return int(given)
 
 
-def _tokens(given: int | list[int] | None) -> tuple[int, ...]:
+def _number(
+    record: Mapping[str, Any], key: str, default: float | None = None, *, where: str = ""
+) -> float:
+    given = record.get(key, default)
+    named = f"{where}.{key}" if where else key
+    if given is None and key not in record:
+        raise UserError(f"{named} is missing")
+    if not (_is_whole(given) or isinstance(given, float)) or not 0 < given < math.inf:
+        raise UserError(f"{named}: {given!r} is wrong; wanted a number above 0")
+    return float(given)
+
+
+def _token(record: Mapping[str, Any], key: str) -> int | None:
+    given = record.get(key)
+    if given is None:
+        return None
+    if not _is_whole(given):
+        raise UserError(f"{key}: {given!r} is wrong; wanted a token's number")
+    return int(given)
+
+
+def _tokens(record: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    given = record.get(key)
     if given is None:
         return ()
-    return (given,) if isinstance(given, int) else tuple(given)
+    tokens = given if isinstance(given, list) else [given]
+    if not all(map(_is_whole, tokens)):
+        raise UserError(f"{key}: {given!r} is wrong; wanted a token's number or several")
+    return tuple(tokens)
+
+
+def _is_whole(given: Any) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool)
 
 
 def _one_or_all(tokens: tuple[int, ...]) -> int | list[int] | None:

@@ -300,6 +300,13 @@ def without_weights(folder: Path) -> Path:
 
 NORM = "model.layers.1.input_layernorm.weight"
 SCALING = {"rope_type": "yarn", "factor": 2.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 
 # A change to a folder with a tiny Qwen3, and the line that answers it.
 BAD_FOLDERS = {
@@ -319,6 +326,50 @@ BAD_FOLDERS = {
         partial(changed, rope_scaling={"rope_type": "llama3", "factor": 8.0}),
         r"rope_scaling: llama3 needs low_freq_factor, high_freq_factor, original_max_",
     ),
+    **{
+        f"{key}={value!r}": (partial(changed, **{key: value}), line)
+        for key, value, line in [
+            ("rope_scaling", {"rope_type": "linear"}, r"rope_scaling\.factor is missing"),
+            (
+                "rope_scaling",
+                "linear",
+                r"rope_scaling: 'linear' is wrong; wanted its keys",
+            ),
+            ("rope_scaling", LLAMA3 | {"factor": None}, r"rope_scaling: llama3 needs factor$"),
+            ("rope_scaling", LLAMA3 | {"factor": 0}, r"rope_scaling\.factor: 0 .*a number above 0"),
+            (
+                "rope_scaling",
+                LLAMA3 | {"original_max_position_embeddings": 2.5},
+                r"original_max_position_embeddings: 2\.5 is not a size",
+            ),
+            (
+                "rope_scaling",
+                {"type": "linear", "factor": "2"},
+                r"rope_scaling\.factor: '2' is wrong; wanted a number above 0",
+            ),
+            (
+                "rope_parameters",
+                {"rope_theta": -1.0},
+                r"rope_parameters\.rope_theta: -1\.0 ",
+            ),
+            ("rope_theta", None, r"rope_theta: None is wrong; wanted a number above 0"),
+            ("rms_norm_eps", None, r"rms_norm_eps: None is wrong; wanted a number above 0"),
+            ("rope_theta", float("inf"), r"rope_theta: inf is wrong; wanted a number above 0"),
+            ("rms_norm_eps", True, r"rms_norm_eps: True is wrong; wanted a number above 0"),
+            (
+                "eos_token_id",
+                2.5,
+                r"eos_token_id: 2\.5 is wrong; wanted a token's number or sev",
+            ),
+            ("eos_token_id", "</s>", r"eos_token_id: '</s>' is wrong; wanted a token's number or"),
+            (
+                "eos_token_id",
+                [2, None],
+                r"eos_token_id: \[2, None\] is wrong; wanted a token's",
+            ),
+            ("bos_token_id", "<s>", r"bos_token_id: '<s>' is wrong; wanted a token's number"),
+        ]
+    },
     "other activation": (
         partial(changed, hidden_act="relu"),
         r"hidden_act: 'relu' is not supported for qwen3; choose one of 'silu'",
