@@ -176,6 +176,16 @@ def with_row(name, value):
     return change_shard(**{name: column})
 
 
+def change_shards(**changes):
+    return lambda folder: write_parquet(folder / "shards", columns(3000, noise=0.05)[0] | changes)
+
+
+def with_nan(folder):
+    items = np.load(folder / "items.npy")
+    items[3, 1] = np.nan
+    np.save(folder / "items.npy", items)
+
+
 def remove_shards(folder):
     for path in (folder / "shards").iterdir():
         path.unlink()
@@ -201,6 +211,22 @@ BAD = [
         lambda folder: np.save(folder / "items.npy", np.zeros(3)),
         r"data\.items: .* holds float64 of shape \(3,\), wanted rows of",
     ),
+    ({}, with_nan, r"data\.items: '.*items\.npy', row 3: holds a number that is not finite"),
+    (
+        {},
+        change_shards(tie=np.ones(3000, bool)),
+        r"data\.comparisons: every row held out for 'validation' is a tie; nothing can be scored",
+    ),
+    (
+        {},
+        lambda folder: (folder / "items.npy").write_bytes(b""),
+        r"data\.items: '.*items\.npy' can't be read as an \.npy file: EOF: .* got 0",
+    ),
+    (
+        {"data": {"items": "packed.npz"}},
+        lambda folder: np.savez("packed.npz", items=np.zeros((50, 6))),
+        r"data\.items: 'packed\.npz' can't be read as an \.npy file: the magic string is not",
+    ),
     ({}, lambda folder: (folder / "items.npy").unlink(), r"data\.items: .* can't be read"),
     ({"data": {"comparisons": "nowhere"}}, None, r"data\.comparisons: 'nowhere' is no folder"),
     ({"learner": {"name": "em"}}, None, r"unknown key 'learner'"),
@@ -211,7 +237,8 @@ BAD = [
 
 
 @pytest.mark.parametrize(("changes", "spoil", "line"), BAD, ids=[line for *_, line in BAD])
-def test_what_is_wrong_is_told_in_one_line(folder, capsys, changes, spoil, line):
+def test_what_is_wrong_is_told_in_one_line(folder, capsys, monkeypatch, changes, spoil, line):
+    monkeypatch.chdir(folder)
     record = config(folder)
     for key, values in changes.items():
         keep = {} if values.get("name") else record.get(key, {})

@@ -18,6 +18,7 @@ from paljax.data.streaming.embeddings import Embeddings
 from paljax.data.streaming.order import HeldOut, Order
 from paljax.data.streaming.shards import Shards
 from paljax.data.streaming.survey import Survey
+from paljax.errors import UserError
 
 LOADED_AHEAD = 1  # epochs that wait while one is loaded and one is trained on
 
@@ -134,6 +135,8 @@ def sample(
     places: dict[int, NDArray[np.int64]],
     items: Embeddings,
     prompts: Embeddings | None,
+    *,
+    part: str,
 ) -> Sample:
     """Read held-out comparisons without ties, with their items and prompts.
 
@@ -142,12 +145,21 @@ def sample(
         places: Of the rows, by group.
         items: Of the comparisons.
         prompts: What `prompt` points to, or None.
+        part: What the rows are held out for, to name.
 
     Returns:
         The sample, on the device.
+
+    Raises:
+        UserError: If all of the rows are ties.
     """
     parts = [shards.read(group).select(where) for group, where in places.items()]
     rows = Comparisons(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+    if rows.tie.all():
+        raise UserError(
+            f"data.comparisons: every row held out for {part!r} is a tie; nothing can be scored "
+            "on them"
+        )
     rows = rows.select(~rows.tie)
     numbers, sides = np.unique(np.stack([rows.chosen, rows.rejected]), return_inverse=True)
     chosen, rejected = sides.astype(np.int32)
@@ -164,7 +176,7 @@ def samples(
     shards: Shards, held_out: HeldOut, items: Embeddings, prompts: Embeddings | None
 ) -> tuple[Sample, Sample]:
     """Validation and test comparisons."""
-    validation, test = (
-        sample(shards, places, items, prompts) for places in (held_out.validation, held_out.test)
+    return (
+        sample(shards, held_out.validation, items, prompts, part="validation"),
+        sample(shards, held_out.test, items, prompts, part="test"),
     )
-    return validation, test

@@ -22,15 +22,16 @@ class Embeddings:
     """
 
     def __init__(self, path: Path, *, key: str) -> None:
+        self._name = f"{key}: {str(path)!r}"
         try:
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            # `np.load` takes other kinds of files, too.
+            mapped: Any = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{key}: {str(path)!r} can't be read: {reason}") from None
-        wanted = isinstance(mapped, np.memmap) and mapped.ndim == 2 and mapped.dtype.kind == "f"
-        if not wanted or not mapped.size:
+            raise UserError(f"{self._name} can't be read as an .npy file: {reason}") from None
+        if mapped.ndim != 2 or mapped.dtype.kind != "f" or not mapped.size:
             raise UserError(
-                f"{key}: {str(path)!r} holds {mapped.dtype} of shape {mapped.shape}, wanted rows "
+                f"{self._name} holds {mapped.dtype} of shape {mapped.shape}, wanted rows "
                 "of floating-point numbers, [N, D]"
             )
         self._rows: NDArray[Any] = np.asarray(mapped)
@@ -53,9 +54,19 @@ class Embeddings:
 
         The pages that held them are given back at once: they stay in the system's cache and are
         none of this process's memory, which would else grow to the size of the file.
+
+        Raises:
+            UserError: If a row holds a number that is not finite.
         """
         dtype = np.float16 if self._rows.dtype == np.float16 else np.float32
         # `take` copies whole rows, in half the time that indexing takes.
-        found = np.take(self._rows, numbers, axis=0).astype(dtype, copy=False)
+        with np.errstate(over="ignore"):  # told below
+            found = np.take(self._rows, numbers, axis=0).astype(dtype, copy=False)
         self._map.madvise(mmap.MADV_DONTNEED)
+        if not np.isfinite(found).all():
+            broken = np.asarray(numbers)[~np.isfinite(found).all(axis=-1)]
+            raise UserError(
+                f"{self._name}, row {broken.min()}: holds a number that is not finite as "
+                f"{np.dtype(dtype).name}"
+            )
         return found

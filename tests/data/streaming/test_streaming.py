@@ -17,6 +17,7 @@ from paljax.data.streaming import (
     survey,
     to_stream_batch,
 )
+from paljax.errors import UserError
 from tests.data.streaming.planted import (
     NUM_ITEMS,
     NUM_USERS,
@@ -189,6 +190,32 @@ def test_a_pass_carries_every_users_prior_once(planted):
     np.testing.assert_allclose(shares, shares[0], rtol=1e-5)
     trained = order.rows(0, 1420)
     np.testing.assert_allclose(shares[0], 1 / trained.weight.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_row_that_is_not_finite_is_named_when_it_is_read(tmp_path, dtype, value):
+    rows = np.ones((9, 4), dtype)
+    rows[5, 2] = value
+    np.save(tmp_path / "items.npy", rows)
+    items = Embeddings(tmp_path / "items.npy", key="data.items")
+    assert items.read(np.array([[3, 4], [6, 0]], np.int32)).shape == (2, 2, 4)
+    with pytest.raises(UserError, match=r"^data\.items: '.*items\.npy', row 5: holds a number tha"):
+        items.read(np.array([[3, 4], [5, 0]], np.int32))
+
+
+def test_a_number_beyond_float32_is_told_too(tmp_path):
+    np.save(tmp_path / "items.npy", np.array([[1.0], [1e300]]))
+    with pytest.raises(UserError, match="row 1: holds a number that is not finite as float32"):
+        Embeddings(tmp_path / "items.npy", key="data.items").read(np.arange(2, dtype=np.int32))
+
+
+def test_what_is_wrong_with_a_row_is_told_by_the_thread_that_loads_ahead(planted, tmp_path):
+    shards, _, _, items = planted
+    np.save(tmp_path / "items.npy", np.where(np.arange(len(items))[:, None] == 7, np.nan, items))
+    stream, _ = batches_of(shards, tmp_path / "items.npy")
+    with pytest.raises(UserError, match=r"^items: '.*items\.npy', row 7: holds a number that is n"):
+        stream(0)
 
 
 def test_held_out_samples_are_disjoint_and_never_trained_on(planted):
