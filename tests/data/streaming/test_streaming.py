@@ -192,6 +192,20 @@ def test_a_pass_carries_every_users_prior_once(planted):
     np.testing.assert_allclose(shares[0], 1 / trained.weight.mean(), rtol=1e-5)
 
 
+def test_ties_are_trained_on_as_ties_and_never_scored(planted):
+    """A tie is no choice, smoothed or not: half a choice each way."""
+    _, values, path, _ = planted
+    write_parquet(path.parent / "tied", values | {"tie": values["user"] % 3 == 0})
+    tied = open_shards(path.parent / "tied")
+    stream, order = batches_of(tied, path)
+    found, users = stream(0).plan, order.rows(0, 160).user.reshape(5, 32)
+    assert 20 < (users % 3 == 0).sum() < 100
+    np.testing.assert_allclose(found.target, np.where(users % 3 == 0, 0.5, 0.9))
+    for part in samples(tied, hold_out(tied, 40), Embeddings(path, key="items"), None):
+        assert 10 < len(part.comparisons.user) < 40
+        assert (part.comparisons.user % 3 != 0).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_a_row_that_is_not_finite_is_named_when_it_is_read(tmp_path, dtype, value):
