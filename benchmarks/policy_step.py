@@ -24,9 +24,9 @@ import optax
 from paljax.networks.causal_lm import Compute, Params
 from paljax.networks.loading import load_language_model
 from paljax.networks.sampling import Prompts
+from paljax.policies import Samples
 from paljax.policy.language_model import (
     LanguagePolicy,
-    Samples,
     language_model_policy,
     left_padded,
 )
@@ -83,7 +83,7 @@ def parts(
     drawn = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
     return {
         "sample": (sample, (params, jax.random.key(1))),
-        "score": (score_both, (params, policy.reference(params), drawn)),
+        "score": (score_both, (params, jax.tree.map(jnp.array, params), drawn)),
         "update": (update, (params, optimizer.init(params), drawn)),
     }
 

@@ -86,7 +86,8 @@ def merge_layer(layer: Any) -> Any:
     if "lora_a" not in layer:
         return layer
     scale = layer["lora_scale"][..., None, None]
-    return _base(layer) | {"kernel": layer["kernel"] + scale * (layer["lora_a"] @ layer["lora_b"])}
+    base = {name: leaf for name, leaf in layer.items() if name not in _PARTS}
+    return base | {"kernel": layer["kernel"] + scale * (layer["lora_a"] @ layer["lora_b"])}
 
 
 def low_rank_parts(params: Params) -> Params:
@@ -105,14 +106,6 @@ def with_parts(base: Params, parts: Params) -> Params:
     low_rank = parts["layers"]
     layers = {name: layer | low_rank.get(name, {}) for name, layer in base["layers"].items()}
     return {**base, "layers": layers}
-
-
-def without_lora(params: Params) -> Params:
-    """Drop the low-rank parts: the model as it was before."""
-    return {
-        **params,
-        "layers": {name: _base(layer) for name, layer in params["layers"].items()},
-    }
 
 
 def has_lora(params: Params) -> bool:
@@ -134,7 +127,3 @@ def freeze_base(params: Params) -> Params:
         trainable(params),
         params,
     )
-
-
-def _base(layer: Any) -> Any:
-    return {name: leaf for name, leaf in layer.items() if name not in _PARTS}

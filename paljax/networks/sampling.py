@@ -27,8 +27,6 @@ class Rollouts(NamedTuple):
     tokens: Int[Array, "B n T"]
     mask: Bool[Array, "B n T"]  # True up to and including the end token
     log_probs: Float[Array, "B n T"]  # nats, of the policy itself: temperature 1, nothing cut off
-    sampling_log_probs: Float[Array, "B n T"]  # nats, of the distribution that was drawn from
-    truncated: Bool[Array, "B n"]  # no end token came within T
 
 
 class Sampling(NamedTuple):
@@ -72,7 +70,7 @@ def sample(
         max_tokens: T.
         end_tokens: A text ends after any of these; empty, every text has T tokens.
         sampling: What to draw from. Policy gradients need `log_probs` and tokens from one
-            distribution; with anything but the default they are from two, and both are returned.
+            distribution; with anything but the default they are from two.
         compute: Precision and unrolling.
 
     Returns:
@@ -100,20 +98,15 @@ def sample(
         noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
         drawn = _draw(drawn_from, noise_keys, greedy=sampling.temperature == 0)
         token = jnp.where(alive, drawn, 0)
-        log_probs = [
-            jnp.where(alive, jnp.take_along_axis(scores, token[:, None], axis=1)[:, 0], 0)
-            for scores in (policy, drawn_from)
-        ]
+        log_prob = jnp.take_along_axis(policy, token[:, None], axis=1)[:, 0]
         going_on = alive & ~(token[:, None] == ends[None]).any(axis=1)
-        return (cache, token, going_on), (token, alive, *log_probs)
+        return (cache, token, going_on), (token, alive, jnp.where(alive, log_prob, 0))
 
     start = (cache, last, jnp.ones(rows, bool))
-    (_, _, unfinished), steps = jax.lax.scan(step, start, jnp.arange(max_tokens))
-    tokens, mask, log_probs, sampling_log_probs = (
-        jnp.swapaxes(each, 0, 1).reshape(batch, num_samples, max_tokens) for each in steps
+    _, steps = jax.lax.scan(step, start, jnp.arange(max_tokens))
+    return Rollouts(
+        *(jnp.swapaxes(each, 0, 1).reshape(batch, num_samples, max_tokens) for each in steps)
     )
-    truncated = unfinished.reshape(batch, num_samples)
-    return Rollouts(tokens, mask, log_probs, sampling_log_probs, truncated)
 
 
 def token_log_probs(

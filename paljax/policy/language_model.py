@@ -4,7 +4,7 @@ B prompts padded on the left, n samples a prompt, T new tokens.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,7 @@ from paljax.networks import causal_lm, lora, sampling
 from paljax.networks.causal_lm import FULL_PRECISION, Compute, Params
 from paljax.networks.decoder_config import DecoderConfig
 from paljax.networks.sampling import POLICY, Prompts, Sampling
-
-
-class Samples(NamedTuple):
-    """Responses drawn from a policy."""
-
-    tokens: Int[Array, "B n T"]
-    mask: Bool[Array, "B n T"]  # True up to and including the end token
-    log_probs: Float[Array, "B n T"]  # nats, under the policy that is trained; 0 where masked
-    truncated: Bool[Array, "B n"]  # no end token came within T
+from paljax.policies import Samples
 
 
 class LanguagePolicy(NamedTuple):
@@ -35,10 +27,6 @@ class LanguagePolicy(NamedTuple):
     sample: Callable[[Params, PRNGKeyArray, Prompts, int], Samples]
     # (params, prompts, tokens [B n T], mask [B n T]) -> [B n T], nats, 0 where masked
     log_probs: Callable[[Params, Prompts, Array, Array], Array]
-    # (params) -> the same tree of booleans, for optax masks: only LoRA's parts, or all
-    trainable: Callable[[Params], Any]
-    # (params of `init`) -> params of the policy that the KL is measured from
-    reference: Callable[[Params], Params]
 
 
 class Lora(NamedTuple):
@@ -64,7 +52,7 @@ def language_model_policy(
     Args:
         config: The network.
         params: What training starts from, host arrays will do; without, random ones.
-        max_tokens: T; longer responses are cut and marked.
+        max_tokens: T; longer responses are cut.
         end_tokens: A response ends after any of these; without, the model's own.
         lora_options: Train low-rank parts and leave the rest alone; without, train everything.
         draw_from: What responses are drawn from. `log_probs` are always the policy's own, so
@@ -74,7 +62,7 @@ def language_model_policy(
 
     Returns:
         The policy. With LoRA its parameters hold base and low-rank parts, and gradients of the base
-        are zero: mask the optimiser with `trainable`, so that it keeps no moments for them.
+        are zero: mask the optimiser with `lora.trainable`, so that it keeps no moments for them.
 
     Raises:
         UserError: If the end token is not in the vocabulary.
@@ -103,7 +91,7 @@ def language_model_policy(
             sampling=draw_from,
             compute=compute,
         )
-        return Samples(drawn.tokens, drawn.mask, drawn.log_probs, drawn.truncated)
+        return Samples(*drawn)
 
     def log_probs(
         params: Params,
@@ -114,7 +102,7 @@ def language_model_policy(
         trained = lora.freeze_base(params)
         return sampling.token_log_probs(trained, prompts, tokens, mask, config, compute=compute)
 
-    return LanguagePolicy(init, sample, log_probs, lora.trainable, _reference)
+    return LanguagePolicy(init, sample, log_probs)
 
 
 def left_padded(
@@ -146,9 +134,3 @@ def left_padded(
     tokens = jnp.array([[0] * (length - len(text)) + text for text in texts], jnp.int32)
     lengths = jnp.array([len(text) for text in texts])
     return Prompts(tokens, jnp.arange(length)[None] >= length - lengths[:, None])
-
-
-def _reference(params: Params) -> Params:
-    # Copies: a training loop donates its state. Within a step, `lora.without_lora` of the current
-    # parameters is the same model without a second copy of the base.
-    return jax.tree.map(jnp.array, lora.without_lora(params))

@@ -65,8 +65,7 @@ def text_policy(policy: LanguagePolicy, *, low_rank: bool) -> Policy:
     def sample(
         params: Params, key: PRNGKeyArray, prompts: TextPrompts, num_samples: int
     ) -> Samples:
-        drawn = policy.sample(whole(params, prompts), key, prompts.prompts, num_samples)
-        return Samples(drawn.tokens, drawn.mask, drawn.log_probs)
+        return policy.sample(whole(params, prompts), key, prompts.prompts, num_samples)
 
     def log_probs(
         params: Params,
