@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from paljax import runs
+from paljax.networks.huggingface import WEIGHTS
 from tests import killing
 from tests.policy.test_text_run import POLICY, begun  # noqa: F401  (a fixture)
 
@@ -23,6 +24,8 @@ def assert_equal_runs(killed: Path, straight: Path) -> None:
     # Stories of the trained model: they differ as soon as one parameter does.
     left, right = (pq.read_table(each / runs.SAMPLES) for each in (killed, straight))
     assert left.equals(right)
+    models = [each / runs.LANGUAGE_MODEL / WEIGHTS for each in (killed, straight)]
+    assert models[0].read_bytes() == models[1].read_bytes()
     found = [json.loads((each / runs.METRICS).read_text()) for each in (killed, straight)]
     for record in found:
         record.pop("timing")
