@@ -51,11 +51,12 @@ def calibrate(
     kind: Normalization = "reference",
     beta: float | Float[Array, ""] = 1.0,
     log_reference: Float[Array, "X n"] | None = None,
+    prompt_weights: Float[Array, "X"] | None = None,
 ) -> Calibration:
     """Measure rewards on responses of the reference policy.
 
     - reference: centre of each prompt, E_ref r_k(x, y); one scale a group, the standard deviation
-      of r_k under the reference around these centres, pooled over prompts.
+      of r_k under the reference around these centres, its variance averaged over prompts.
     - regret: centre of each prompt, β log E_ref exp(r_k(x, y) / β), the most that a policy for
       group k alone could have (reward minus β KL). Scale one.
     - win_rate: the responses themselves.
@@ -69,6 +70,7 @@ def calibrate(
         log_reference: Log-probabilities of the responses where they are all there are. None: they
             are samples, of which `reference` needs at least two a prompt, and its variance counts
             n - 1.
+        prompt_weights: Of the average over prompts, >= 0, summing to 1; None: equal ones.
 
     Returns:
         The calibration of these prompts.
@@ -103,7 +105,9 @@ def calibrate(
     # What rounding leaves of a constant reward is no spread to divide by.
     epsilon = jnp.finfo(rewards.dtype).eps  # type: ignore[no-untyped-call]
     rounding = _ROUNDINGS * epsilon * jnp.max(jnp.abs(rewards), axis=(0, 1))
-    variance = jnp.mean(variance, axis=0)
+    if prompt_weights is None:
+        prompt_weights = jnp.full(len(rewards), 1 / len(rewards), rewards.dtype)
+    variance = prompt_weights @ variance
     varies = variance > rounding**2
     scale = jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 1)
     return Calibration(center, scale, None, None)
@@ -143,6 +147,7 @@ def at_prompts(calibration: Calibration, prompts: Int[Array, "B"]) -> Calibratio
 def normalize(
     rewards: Float[Array, "X Y K"],
     log_reference: Float[Array, "X Y"],
+    prompt_weights: Float[Array, "X"],
     *,
     kind: Normalization,
     beta: float | Float[Array, ""],
@@ -153,6 +158,7 @@ def normalize(
         rewards: Rewards of every group, in nats.
         log_reference: Log-probabilities of the reference policy, normalised over Y; -inf for what
             it never says.
+        prompt_weights: Of expectations over prompts, >= 0, summing to 1.
         kind: reference, regret, win_rate or none; see `calibrate`.
         beta: β > 0.
 
@@ -165,10 +171,12 @@ def normalize(
     Example:
         >>> rewards = jnp.array([[[1.0], [3.0]]])
         >>> even = jnp.log(jnp.array([[0.5, 0.5]]))
-        >>> print(normalize(rewards, even, kind="reference", beta=1.0)[0, :, 0])
+        >>> print(normalize(rewards, even, jnp.ones(1), kind="reference", beta=1.0)[0, :, 0])
         [-1.  1.]
     """
-    calibration = calibrate(rewards, kind=kind, beta=beta, log_reference=log_reference)
+    calibration = calibrate(
+        rewards, kind=kind, beta=beta, log_reference=log_reference, prompt_weights=prompt_weights
+    )
     return apply(calibration, rewards)
 
 

@@ -86,6 +86,7 @@ def build_problem(config: PolicyConfig) -> Problem:
         measured = normalize(
             jnp.asarray(rewards),
             jnp.asarray(table.log_reference),
+            jnp.asarray(table.prompt_weights),
             kind=config.normalize,
             beta=config.beta,
         )

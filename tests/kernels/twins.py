@@ -483,7 +483,9 @@ def expected_loss_of_groups(
 # --- rewards that groups can be compared by ----------------------------------------------------
 
 
-def normalize(rewards: Array, log_reference: Array, *, kind: str, beta: float) -> Array:
+def normalize(
+    rewards: Array, log_reference: Array, prompt_weights: Array, *, kind: str, beta: float
+) -> Array:
     """Rewards [X, Y, K] against the reference policy, one prompt and one group at a time."""
     num_prompts, num_responses, num_groups = rewards.shape
     reference = [[math.exp(value) for value in row] for row in log_reference]
@@ -491,11 +493,11 @@ def normalize(rewards: Array, log_reference: Array, *, kind: str, beta: float) -
     for k in range(num_groups):
         centers = [inner(reference[x], rewards[x, :, k]) for x in range(num_prompts)]
         variance = math.fsum(
-            reference[x][y] * (float(rewards[x, y, k]) - centers[x]) ** 2
+            prompt_weights[x] * reference[x][y] * (float(rewards[x, y, k]) - centers[x]) ** 2
             for x in range(num_prompts)
             for y in range(num_responses)
         )
-        deviation = math.sqrt(variance / num_prompts)
+        deviation = math.sqrt(variance)
         for x in range(num_prompts):
             optimum = beta * log_sum_exp(
                 [float(log_reference[x, y] + rewards[x, y, k] / beta) for y in range(num_responses)]

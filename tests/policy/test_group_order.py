@@ -24,6 +24,7 @@ MATRIX = np.array([[1.0, 0.0], [0.3, 0.7], [-0.2, 1.2]])
 RAW = np.array([[[sum(MATRIX[g, k] * REWARDS[x, y, k] for k in range(2)) for g in range(3)]
                  for y in range(Y)] for x in range(X)])  # fmt: skip
 EVEN = np.full((X, Y), -np.log(Y))
+ALIKE = np.full(X, 1 / X)  # prompts
 KINDS = ("reference", "regret", "win_rate", "none")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -42,14 +43,28 @@ def problem_of(kind: str, **changes: Any) -> Any:
 @every_kind
 def test_a_table_is_measured_group_by_group(kind: str) -> None:
     tables = problem_of(kind).tables
-    expected = twins.normalize(RAW, EVEN, kind=kind, beta=BETA)
+    expected = twins.normalize(RAW, EVEN, ALIKE, kind=kind, beta=BETA)
     assert_allclose(tables.rewards, expected, rtol=1e-5, atol=1e-5)
     # Every group keeps its own order of the actions, which the other way round would not.
     order = np.argsort(RAW, axis=1)
     assert_array_equal(np.argsort(tables.rewards, axis=1), order)
     if kind in ("reference", "win_rate"):
-        other = twins.normalize(REWARDS, EVEN, kind=kind, beta=BETA) @ MATRIX.T
+        other = twins.normalize(REWARDS, EVEN, ALIKE, kind=kind, beta=BETA) @ MATRIX.T
         assert (np.argsort(other, axis=1) != order).any()
+
+
+def test_a_prompt_of_no_weight_beside_a_table_changes_nothing() -> None:
+    raw = REWARDS[:1].tolist()
+    alone = problem_of("reference", rewards={"name": "table", "rewards": raw})
+    beside = problem_of(
+        "reference",
+        rewards={
+            "name": "table",
+            "rewards": raw + REWARDS[1:].tolist(),
+            "prompt_weights": [1.0, 0.0],
+        },
+    )
+    assert_allclose(beside.tables.rewards[:1], alone.tables.rewards, rtol=1e-6)
 
 
 @every_kind
@@ -76,7 +91,7 @@ def test_a_group_alone_gets_the_policy_that_its_own_rewards_ask_for(kind: str) -
     policy = optima(problem, BETA, 0.5)["majority"].policy
     assert_array_equal(np.argsort(policy, axis=1), np.argsort(RAW[:, :, 1], axis=1))
     utilities = exact_scores(problem, policy, {}, BETA)["utilities"]
-    expected = twins.normalize(RAW, EVEN, kind=kind, beta=BETA)
+    expected = twins.normalize(RAW, EVEN, ALIKE, kind=kind, beta=BETA)
     for g, name in enumerate(problem.groups.names):
         by_loops = sum(policy[x, y] * expected[x, y, g] for x in range(X) for y in range(Y)) / X
         assert utilities[name] == pytest.approx(by_loops, rel=1e-4, abs=1e-5)

@@ -22,23 +22,24 @@ KINDS = ["reference", "regret", "win_rate", "none"]
 RANDOM = np.random.default_rng(0)
 REWARDS = RANDOM.normal(size=(X, Y, K)) * [1, 3, 0.2, 1]
 REFERENCE = np.log(RANDOM.dirichlet(np.ones(Y), X))
+WEIGHTS = np.array([0.5, 0.2, 0.3])  # of prompts
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def exact(kind, rewards=REWARDS, reference=REFERENCE):
+def exact(kind, rewards=REWARDS, reference=REFERENCE, weights=WEIGHTS):
     with jax.enable_x64(True):
-        table = normalize(jnp.asarray(rewards), jnp.asarray(reference), kind=kind, beta=BETA)
+        arrays = (jnp.asarray(array) for array in (rewards, reference, weights))
+        table = normalize(*arrays, kind=kind, beta=BETA)
         assert table.dtype == jnp.float64
         return np.asarray(table)
 
 
 @every_kind
 def test_equals_its_twin(kind):
-    expected = twins.normalize(REWARDS, REFERENCE, kind=kind, beta=BETA)
+    expected = twins.normalize(REWARDS, REFERENCE, WEIGHTS, kind=kind, beta=BETA)
     assert_allclose(exact(kind), expected, rtol=1e-12, atol=1e-12)
     single = normalize(
-        jnp.asarray(REWARDS, jnp.float32),
-        jnp.asarray(REFERENCE, jnp.float32),
+        *(jnp.asarray(array, jnp.float32) for array in (REWARDS, REFERENCE, WEIGHTS)),
         kind=kind,
         beta=BETA,
     )
@@ -59,7 +60,7 @@ def test_the_scale_of_a_group_means_nothing_after_reference():
 def test_under_the_reference_groups_have_mean_zero_and_spread_one():
     table, reference = exact("reference"), np.exp(REFERENCE)[:, :, None]
     assert_allclose((reference * table).sum(axis=1), 0, atol=1e-12)
-    assert_allclose((reference * table**2).sum(axis=1).mean(axis=0), 1, rtol=1e-12)
+    assert_allclose(WEIGHTS @ (reference * table**2).sum(axis=1), 1, rtol=1e-12)
 
 
 def test_regret_is_the_distance_to_what_a_group_could_have_alone():
@@ -88,11 +89,22 @@ def test_responses_that_the_reference_never_gives_do_not_count(kind):
 
 
 @every_kind
+def test_prompts_of_no_weight_do_not_count(kind):
+    with_more = np.concatenate([REWARDS, 50 * REWARDS[:1]])
+    reference = np.concatenate([REFERENCE, REFERENCE[1:2]])
+    found = exact(kind, with_more, reference, np.append(WEIGHTS, 0))
+    assert_allclose(found[:X], exact(kind), rtol=1e-12)
+
+
+@every_kind
 def test_many_samples_calibrate_as_the_whole_table(kind):
     draws = 40_000
     rows = np.stack([RANDOM.choice(Y, draws, p=np.exp(REFERENCE[x])) for x in range(X)])
     samples = np.take_along_axis(REWARDS, rows[:, :, None], axis=1)
-    calibration = calibrate(jnp.asarray(samples, jnp.float32), kind=kind, beta=BETA)
+    weights = jnp.asarray(WEIGHTS, jnp.float32)
+    calibration = calibrate(
+        jnp.asarray(samples, jnp.float32), kind=kind, beta=BETA, prompt_weights=weights
+    )
     table = apply(calibration, jnp.asarray(REWARDS, jnp.float32))
     assert_allclose(table, exact(kind), atol=0.05)
     order = jnp.array([2, 0])
@@ -122,13 +134,13 @@ def test_a_constant_reward_keeps_its_unit_and_is_refused_at_the_border():
 
 
 def test_shapes_and_names_that_are_wrong_are_refused():
-    rewards, reference = jnp.ones((X, Y, K)), jnp.zeros((X, Y))
+    rewards, reference, weights = jnp.ones((X, Y, K)), jnp.zeros((X, Y)), jnp.ones(X)
     with pytest.raises(ValueError, match="must be"):
-        normalize(rewards[0], reference, kind="none", beta=1.0)
+        normalize(rewards[0], reference, weights, kind="none", beta=1.0)
     with pytest.raises(ValueError, match="must be"):
-        normalize(rewards, reference[:, :1], kind="none", beta=1.0)
+        normalize(rewards, reference[:, :1], weights, kind="none", beta=1.0)
     with pytest.raises(ValueError, match="did you mean 'regret'"):
-        normalize(rewards, reference, kind="regrets", beta=1.0)
+        normalize(rewards, reference, weights, kind="regrets", beta=1.0)
     with pytest.raises(ValueError, match="two samples"):
         calibrate(rewards[:, :1])
 
@@ -136,7 +148,7 @@ def test_shapes_and_names_that_are_wrong_are_refused():
 @every_kind
 def test_gradients_are_finite(kind):
     def total(rewards):
-        reference = jnp.asarray(REFERENCE, jnp.float32)
-        return jnp.sum(normalize(rewards, reference, kind=kind, beta=BETA) ** 2)
+        others = (jnp.asarray(array, jnp.float32) for array in (REFERENCE, WEIGHTS))
+        return jnp.sum(normalize(rewards, *others, kind=kind, beta=BETA) ** 2)
 
     assert np.isfinite(jax.jit(jax.grad(total))(jnp.asarray(REWARDS, jnp.float32))).all()
