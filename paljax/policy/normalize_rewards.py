@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from paljax.errors import UserError, nearest
 
@@ -95,20 +95,11 @@ def calibrate(
     if kind == "regret":
         tilted = log_weights[:, :, None] + rewards / beta
         return Calibration(beta * jax.nn.logsumexp(tilted, axis=1), ones, None, None)
-    probabilities = jnp.exp(log_weights)[:, :, None]
-    center = jnp.sum(probabilities * rewards, axis=1)
-    variance = jnp.sum(probabilities * (rewards - center[:, None, :]) ** 2, axis=1)
+    center, variance, varies = _spread(rewards, log_weights, prompt_weights)
     if log_reference is None:
         if num_samples < 2:
             raise ValueError(f"rewards {rewards.shape}: wanted two samples a prompt or more")
         variance = variance * (num_samples / (num_samples - 1))
-    # What rounding leaves of a constant reward is no spread to divide by.
-    epsilon = jnp.finfo(rewards.dtype).eps  # type: ignore[no-untyped-call]
-    rounding = _ROUNDINGS * epsilon * jnp.max(jnp.abs(rewards), axis=(0, 1))
-    if prompt_weights is None:
-        prompt_weights = jnp.full(len(rewards), 1 / len(rewards), rewards.dtype)
-    variance = prompt_weights @ variance
-    varies = variance > rounding**2
     scale = jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 1)
     return Calibration(center, scale, None, None)
 
@@ -197,27 +188,63 @@ def require_finite(rewards: Float[Array, "X n C"], names: Sequence[str]) -> None
 
 
 def require_varied(
-    rewards: Float[Array, "X n K"], names: Sequence[str], *, kind: Normalization
+    rewards: Float[Array, "X n K"],
+    names: Sequence[str],
+    *,
+    kind: Normalization,
+    log_reference: Float[Array, "X n"] | None = None,
+    prompt_weights: Float[Array, "X"] | None = None,
 ) -> None:
     """Refuse groups whose reward has no scale where it is to be divided by one.
 
     Args:
-        rewards: Rewards of every group on responses of the reference policy.
+        rewards: As `calibrate` takes them.
         names: Of the groups.
         kind: The normalisation.
+        log_reference: As `calibrate` takes it: what it forbids is no spread.
+        prompt_weights: As `calibrate` takes them: prompts of no weight have no spread, either.
 
     Raises:
         UserError: Names the first such group.
     """
     if kind != "reference":
         return
-    varies = np.ptp(np.asarray(rewards), axis=1).any(axis=0)
-    for name, usable in zip(names, varies, strict=True):
+    log_weights = log_reference
+    if log_weights is None:
+        log_weights = jnp.full(rewards.shape[:2], -jnp.log(rewards.shape[1]), rewards.dtype)
+    _, _, varies = _spread(rewards, log_weights, prompt_weights)
+    for name, usable in zip(names, np.asarray(varies), strict=True):
         if not usable:
             raise UserError(
-                f"group {name!r}: its reward is the same for all responses to a prompt, so it has "
-                "no scale; leave the group out, or choose another normalisation: 'none', 'regret'"
+                f"group {name!r}: its reward is the same for all responses to a prompt, but for "
+                "rounding, so it has no scale; leave the group out, or choose another "
+                "normalisation: 'none', 'regret'"
             )
+
+
+def _spread(
+    rewards: Float[Array, "X n K"],
+    log_weights: Float[Array, "X n"],
+    prompt_weights: Float[Array, "X"] | None,
+) -> tuple[Float[Array, "X K"], Float[Array, "K"], Bool[Array, "K"]]:
+    """Centres, variances around them, and whether there is more to a variance than rounding.
+
+    Only responses that the reference gives, to prompts that count, are looked at.
+    """
+    if prompt_weights is None:
+        prompt_weights = jnp.full(len(rewards), 1 / len(rewards), rewards.dtype)
+    probabilities = jnp.exp(log_weights)[:, :, None]
+    center = jnp.sum(probabilities * rewards, axis=1)
+    squares = jnp.sum(probabilities * (rewards - center[:, None, :]) ** 2, axis=1)
+    variance = prompt_weights @ squares
+    said = (probabilities > 0) & (prompt_weights > 0)[:, None, None]
+    highest = jnp.max(jnp.where(said, rewards, -jnp.inf), axis=1)
+    lowest = jnp.min(jnp.where(said, rewards, jnp.inf), axis=1)
+    # What rounding leaves of a constant reward is no spread to divide by.
+    epsilon = jnp.finfo(rewards.dtype).eps  # type: ignore[no-untyped-call]
+    rounding = _ROUNDINGS * epsilon * jnp.max(jnp.where(said, jnp.abs(rewards), 0), axis=(0, 1))
+    differs = jnp.any(highest > lowest, axis=0)
+    return center, variance, differs & (variance > rounding**2)
 
 
 def _win_rates(

@@ -82,13 +82,18 @@ def build_problem(config: PolicyConfig) -> Problem:
     if config.normalize != "none":
         from paljax.policy.normalize_rewards import normalize, require_varied
 
-        require_varied(jnp.asarray(rewards), groups.names, kind=config.normalize)
-        measured = normalize(
-            jnp.asarray(rewards),
-            jnp.asarray(table.log_reference),
-            jnp.asarray(table.prompt_weights),
+        raw = jnp.asarray(rewards)
+        log_reference = jnp.asarray(table.log_reference)
+        prompt_weights = jnp.asarray(table.prompt_weights)
+        require_varied(
+            raw,
+            groups.names,
             kind=config.normalize,
-            beta=config.beta,
+            log_reference=log_reference,
+            prompt_weights=prompt_weights,
+        )
+        measured = normalize(
+            raw, log_reference, prompt_weights, kind=config.normalize, beta=config.beta
         )
         rewards = np.asarray(measured, float)
     held = jnp.asarray(rewards, jnp.float32)

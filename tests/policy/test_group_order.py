@@ -108,6 +108,27 @@ def test_prototypes_as_groups_are_as_they_were_bit_for_bit() -> None:
     assert_array_equal(of_groups(raw, jnp.eye(2)), raw)
 
 
+NOTHING_OF = {
+    # Action 2 is forbidden: of what may be said, both rewards together are 1.
+    "what may be said": ([[[1, 0], [0, 1], [9, 9]]], {"reference": [[0.5, 0.5, 0.0]]}),
+    "prompts that count": (
+        [[[1, 0], [0, 1], [3, -2]], [[1, 0], [2, 0], [0, 3]]],
+        {"prompt_weights": [1.0, 0.0]},
+    ),
+    "what float32 tells apart": ([[[1e6 + 0.25, 0], [0, 1e6], [1e6, 0]]], {}),
+}
+
+
+@pytest.mark.parametrize("of", NOTHING_OF)
+def test_a_group_is_refused_that_has_no_spread_in(of: str) -> None:
+    table, others = NOTHING_OF[of]
+    rewards = {"name": "table", "rewards": table} | others
+    groups = {"names": ["a", "b"], "matrix": [[1, 0], [1, 1]]}
+    with pytest.raises(UserError, match="group 'b': its reward is the same for all responses"):
+        problem_of("reference", rewards=rewards, groups=groups)
+    problem_of("regret", rewards=rewards, groups=groups)
+
+
 def test_rewards_that_a_group_makes_nothing_of_are_refused() -> None:
     opposed = np.stack([REWARDS[:, :, 0], -REWARDS[:, :, 0]], axis=2).tolist()
     rewards = {"name": "table", "rewards": opposed}
