@@ -26,6 +26,9 @@ from paljax.policies import Policy, Sequences, categorical, sequences, tabular_a
 from paljax.policy.decoding import Decoder
 from paljax.policy.reward_files import RewardTable, checked, read_rewards
 
+# Objectives that one group is enough for.
+_OF_ONE = ("utilitarian", "majority", "single")
+
 Take = Callable[[Any, Int[Array, "B"]], Any]  # (prompts, rows) -> those prompts
 
 
@@ -77,7 +80,7 @@ def build_problem(config: PolicyConfig) -> Problem:
     """
     table, policy, actions = _finite(config)
     num_rewards = table.rewards.shape[2]
-    groups, matrix = build_groups(config.groups, num_rewards)
+    groups, matrix = build_groups(config.groups, num_rewards, objective=config.objective.name)
     rewards = table.rewards @ matrix.T
     if config.normalize != "none":
         from paljax.policy.normalize_rewards import normalize, require_varied
@@ -120,14 +123,14 @@ def build_problem(config: PolicyConfig) -> Problem:
 
 
 def build_groups(
-    section: GroupsSection, num_rewards: int, *, least: int = 2
+    section: GroupsSection, num_rewards: int, *, objective: str
 ) -> tuple[Groups, Float[np.ndarray, "G K"]]:
     """The groups and A, how much each makes of each reward, checked against their number.
 
     Args:
         section: The configuration's.
         num_rewards: K.
-        least: How many groups there must be; MaxMin is between two.
+        objective: Name of what groups are served by; most are between two groups or more.
 
     Raises:
         UserError: If there are fewer groups, or names, matrix and shares don't fit.
@@ -144,10 +147,10 @@ def build_groups(
                 f"{num_rewards} rewards"
             )
     count = len(matrix)
-    if count < least:
+    if count < 2 and objective not in _OF_ONE:
         raise UserError(
-            f"groups: there is {count} group (K = {num_rewards} rewards); MaxMin is between two or "
-            "more"
+            f"groups: there is {count} group (K = {num_rewards} rewards); {objective!r} is between "
+            "two or more"
         )
     names = section.names or [f"group {number}" for number in range(count)]
     shares = np.full(count, 1 / count) if section.shares is None else np.array(section.shares)

@@ -55,8 +55,6 @@ from paljax.policy.text_rewards import of_texts, open_readers, prompt_inputs, re
 from paljax.reward.trained_model import load_model
 from paljax.text_functions import functions_of
 
-# Objectives that one group is enough for.
-_OF_ONE = ("utilitarian", "majority", "single")
 _NOTHING = Calibration(None, cast(Any, np.ones(1, np.float32)), None, None)  # until it is made
 
 
@@ -106,7 +104,7 @@ def text_problem(config: PolicyConfig) -> Problem:
     groups, matrix = build_groups(
         _filled(config.groups, wanted.groups),
         len(wanted.columns),
-        least=1 if config.objective.name in _OF_ONE else 2,
+        objective=config.objective.name,
     )
     with about(path):
         frozen, readers = placed(model.params, grid), repeated(wanted.readers, grid)

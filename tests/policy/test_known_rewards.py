@@ -122,7 +122,7 @@ CASES = [
          r"rewards\.functions: 'concise' is given twice"),
     Case("no functions", rewards(functions=[]), r"rewards\.functions"),
     Case("one group", rewards(functions=["concise"]) | {"groups": {}},
-         r"groups: there is 1 group \(K = 1 rewards\); MaxMin is between two or more"),
+         r"groups: there is 1 group \(K = 1 rewards\); 'maxmin' is between two or more"),
     Case("shares of more groups", {"groups": {"shares": [0.5, 0.3, 0.2]}},
          r"groups\.shares: 3 given for 2 groups"),
     Case("a group without users", {"groups": {"shares": [1.0, 0.0]}},

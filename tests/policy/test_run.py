@@ -177,6 +177,25 @@ def test_a_second_run_on_the_directory_refuses(tmp_path: Path, capsys: Any) -> N
     assert re.fullmatch(r".*is running there; wait for it.*\n", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("objective", ["utilitarian", "majority", "single"])
+def test_one_group_is_enough_for_what_is_not_between_groups(objective: str, tmp_path: Path) -> None:
+    config = write(
+        tmp_path,
+        rewards={"name": "table", "rewards": [[[1.0], [0.0]]]},
+        groups={},
+        objective={"name": objective},
+        training={"epochs": 2, "steps_per_epoch": 100},
+        rollouts=None,
+    )
+    assert train.main(["--config", str(config), "--run-dir", str(tmp_path / "run")]) == 0
+    metrics = metrics_of(tmp_path / "run")
+    assert metrics["groups"]["names"] == ["group 0"]
+    best = metrics["comparisons"]["utilitarian"]
+    # The policy that one reward asks for is in closed form: β log E_ref exp(r / β).
+    assert best["value"] == pytest.approx(0.1 * np.log((np.exp(10) + 1) / 2), rel=1e-6)
+    assert best["value"] - 0.02 < metrics["scores"]["value"] <= best["value"] + 1e-9
+
+
 class Case(NamedTuple):
     kind: str
     changes: dict[str, Any]
@@ -209,7 +228,10 @@ BROKEN = np.array(REWARDS)
 BROKEN[1, 2, 0] = np.nan
 CASES = [
     Case("one reward", table([[[1.0], [0.0]]]) | {"groups": NAMELESS},
-         r"groups: there is 1 group \(K = 1 rewards\)"),
+         r"groups: there is 1 group \(K = 1 rewards\); 'maxmin' is between two or more"),
+    Case("CVaR of one group",
+         table([[[1.0], [0.0]]]) | {"groups": NAMELESS, "objective": {"name": "cvar"}},
+         r"groups: there is 1 group .*; 'cvar' is between two or more"),
     Case("a group without users", {"groups": {"shares": [1.0, 0.0]}},
          r"groups: 'group 1' has no users \(its share of the population is 0\)"),
     Case("a group that wants nothing", {"groups": {"matrix": [[1, 0], [0, 0]]}},
