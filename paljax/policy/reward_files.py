@@ -9,12 +9,13 @@
 """
 
 import json
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 
 from paljax import storage
 from paljax.errors import UserError, nearest
@@ -98,7 +99,7 @@ def _numbers(where: str, name: str, values: Any, ndim: int) -> Float[np.ndarray,
     axes = {3: "[prompts][actions][rewards]", 2: "[prompts][actions]", 1: "[prompts]"}[ndim]
     try:
         array = np.asarray(values, float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(
             f"{where}: {name}: wanted numbers {axes}, every list of one length"
         ) from None
@@ -124,7 +125,7 @@ def _json(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged: {error}") from None
     if not isinstance(record, dict):
         raise UserError(f"{path}: wanted keys {', '.join(KEYS)}; found {type(record).__name__}")
@@ -134,10 +135,14 @@ def _json(path: Path) -> dict[str, Any]:
 def _npz(path: Path) -> dict[str, Any]:
     try:
         # A file that NumPy opens itself stays open where it is damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if isinstance(arrays, np.lib.npyio.NpzFile):
+                with arrays:
+                    return {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # what the readers of archives and arrays raise has no common base
         raise UserError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from None
+    raise UserError(f"{path}: holds one array; wanted an archive of arrays by name (numpy.savez)")
 
 
 def _parquet(path: Path) -> dict[str, Any]:
@@ -145,13 +150,10 @@ def _parquet(path: Path) -> dict[str, Any]:
     for name in ("prompt", "action", "rewards"):
         if name not in columns:
             raise UserError(f"{path}: the column {name!r} is missing")
-    try:
-        prompts, actions = (np.asarray(columns[name], int) for name in ("prompt", "action"))
-    except (TypeError, ValueError):
-        raise UserError(f"{path}: prompt and action must be numbers from 0") from None
+    prompts, actions = (_counted(path, name, columns[name]) for name in ("prompt", "action"))
     shape = (int(prompts.max()) + 1, int(actions.max()) + 1) if len(prompts) else (0, 0)
     places = list(zip(prompts.tolist(), actions.tolist(), strict=True))
-    if min(prompts.min(initial=0), actions.min(initial=0)) < 0 or len(set(places)) < len(places):
+    if len(set(places)) < len(places):
         raise UserError(f"{path}: every prompt and action wants one row, numbered from 0")
     if len(places) != shape[0] * shape[1] or not places:
         raise UserError(
@@ -163,8 +165,33 @@ def _parquet(path: Path) -> dict[str, Any]:
     rows = [columns["rewards"][place] for place in order]
     record["rewards"] = [rows[x * shape[1] : (x + 1) * shape[1]] for x in range(shape[0])]
     if "reference" in columns:
-        record["reference"] = np.asarray(columns["reference"], float)[order].reshape(shape)
+        record["reference"] = _column(path, "reference", columns)[order].reshape(shape)
     if "prompt_weight" in columns:
-        weights = np.asarray(columns["prompt_weight"], float)[order].reshape(shape)
+        weights = _column(path, "prompt_weight", columns)[order].reshape(shape)
+        others = np.argwhere(weights != weights[:, :1])
+        if len(others):
+            x, y = others[0].tolist()
+            raise UserError(
+                f"{path}: prompt_weight: prompt {x} has {weights[x, 0]} at action 0 and "
+                f"{weights[x, y]} at action {y}; a prompt has one weight"
+            )
         record["prompt_weights"] = weights[:, 0]
     return record
+
+
+def _counted(path: Path, name: str, values: list[Any]) -> NDArray[np.int64]:
+    for value in values:
+        whole = isinstance(value, int | float) and float(value).is_integer()
+        if not (whole and 0 <= value < 2**63):
+            raise UserError(f"{path}: {name}: {value!r} is no whole number from 0")
+    return np.asarray(values, np.int64)
+
+
+def _column(path: Path, name: str, columns: Mapping[str, list[Any]]) -> Float[np.ndarray, " N"]:
+    try:
+        found = np.asarray(columns[name], float)
+    except (TypeError, ValueError):
+        found = np.full(1, np.nan)
+    if found.ndim != 1 or not np.isfinite(found).all():
+        raise UserError(f"{path}: {name}: wanted a finite number in every row")
+    return found

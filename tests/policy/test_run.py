@@ -1,6 +1,8 @@
 """Whole policy runs: results, report, resume after a kill, and one line for what is wrong."""
 
+import datetime
 import json
+import pickle
 import re
 from collections.abc import Callable
 from functools import partial
@@ -223,6 +225,23 @@ def as_parquet(**columns: Any) -> Callable[[Path], None]:
     return lambda folder: pq.write_table(pa.table(columns), folder / "r.parquet")
 
 
+def as_npy_named_npz(folder: Path) -> None:
+    with (folder / "r.npz").open("wb") as file:
+        np.save(file, np.array(REWARDS))
+
+
+def as_cut_npz(folder: Path) -> None:
+    np.savez(folder / "r.npz", rewards=np.array(REWARDS))
+    whole = (folder / "r.npz").read_bytes()
+    (folder / "r.npz").write_bytes(whole[: len(whole) // 2])
+
+
+def of_two(**columns: Any) -> Callable[[Path], None]:
+    """A Parquet file of one prompt with two actions, some columns of it others."""
+    right = {"prompt": [0, 0], "action": [0, 1], "rewards": [[1.0, 0.0], [0.0, 1.0]]}
+    return as_parquet(**(right | columns))
+
+
 NAMELESS = {"names": None, "shares": None}
 BROKEN = np.array(REWARDS)
 BROKEN[1, 2, 0] = np.nan
@@ -294,6 +313,60 @@ CASES = [
          as_parquet(prompt=[0, 0, 1], action=[0, 1, 0], rewards=[[1.0, 0], [0, 1.0], [1.0, 1.0]])),
     Case("parquet with a row twice", from_file("r.parquet"), r"wants one row, numbered from 0",
          as_parquet(prompt=[0, 0], action=[0, 0], rewards=[[1.0, 0], [0, 1.0]])),
+    Case("a table that is named npz", from_file("r.npz"),
+         r"r\.npz: holds one array; wanted an archive of arrays", as_npy_named_npz),
+    Case("an empty npz", from_file("r.npz"), r"r\.npz: damaged: ",
+         lambda folder: (folder / "r.npz").touch()),
+    Case("an npz that is cut", from_file("r.npz"), r"r\.npz: damaged: ", as_cut_npz),
+    Case("an npz that is a pickle", from_file("r.npz"), r"r\.npz: damaged: ",
+         lambda folder: (folder / "r.npz").write_bytes(pickle.dumps(REWARDS)) and None),
+    Case("npz of text", from_file("r.npz"), r"r\.npz: rewards: wanted numbers",
+         as_npz(rewards=np.full((1, 2, 2), "a"))),
+    Case("json of text", from_file("r.json"), r"r\.json: rewards: wanted numbers",
+         as_json({"rewards": [[["a", "b"], ["c", "d"]]]})),
+    Case("json of numbers beyond floats", from_file("r.json"), r"r\.json: rewards: wanted numbers",
+         as_json({"rewards": [[[10**400, 0], [0, 1]]]})),
+    Case("json that is deep", from_file("r.json"), r"r\.json: damaged: ",
+         lambda folder: (folder / "r.json").write_text("[" * 100_000) and None),
+    Case("parquet of prompts between numbers", from_file("r.parquet"),
+         r"r\.parquet: prompt: 0\.5 is no whole number from 0", of_two(prompt=[0.5, 0.2])),
+    Case("parquet of actions between numbers", from_file("r.parquet"),
+         r"r\.parquet: action: 1\.5 is no whole number from 0", of_two(action=[0.0, 1.5])),
+    Case("parquet without a prompt", from_file("r.parquet"),
+         r"r\.parquet: prompt: None is no whole number from 0", of_two(prompt=[0, None])),
+    Case("parquet of prompts that are text", from_file("r.parquet"),
+         r"r\.parquet: prompt: '0' is no whole number from 0", of_two(prompt=["0", "b"])),
+    Case("parquet of negative actions", from_file("r.parquet"),
+         r"r\.parquet: action: -1 is no whole number from 0", of_two(action=[0, -1])),
+    Case("parquet of a huge action", from_file("r.parquet"),
+         r"r\.parquet: 2 rows; 1 prompts of 1000000000000 actions want",
+         of_two(action=[0, 10**12 - 1])),
+    Case("parquet of times as actions", from_file("r.parquet"),
+         r"r\.parquet: action: datetime.* is no whole number from 0",
+         of_two(action=[datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)])),
+    Case("parquet with a reference of text", from_file("r.parquet"),
+         r"r\.parquet: reference: wanted a finite number in every row",
+         of_two(reference=["half", "half"])),
+    Case("parquet with a reference that is missing", from_file("r.parquet"),
+         r"r\.parquet: reference: wanted a finite number in every row",
+         of_two(reference=[0.5, None])),
+    Case("parquet with weights of text", from_file("r.parquet"),
+         r"r\.parquet: prompt_weight: wanted a finite number",
+         of_two(prompt_weight=["one", "one"])),
+    Case("parquet with weights that contradict", from_file("r.parquet"),
+         r"r\.parquet: prompt_weight: prompt 0 has 1\.0 at action 0 and 0\.9 at action 1",
+         of_two(prompt_weight=[1.0, 0.9])),
+    Case("parquet with rewards of text", from_file("r.parquet"),
+         r"r\.parquet: rewards: wanted numbers", of_two(rewards=["a", "b"])),
+    Case("parquet with rewards that are numbers", from_file("r.parquet"),
+         r"r\.parquet: rewards has shape \[1, 2\]; wanted \[prompts\]\[actions\]\[rewards\]",
+         of_two(rewards=[1.0, 0.0])),
+    Case("parquet with ragged rewards", from_file("r.parquet"),
+         r"r\.parquet: rewards: wanted numbers .*every list of one length",
+         of_two(rewards=[[1.0], [0.0, 1.0]])),
+    Case("parquet without rows", from_file("r.parquet"), r"r\.parquet: 0 rows",
+         as_parquet(prompt=pa.array([], pa.int32()), action=pa.array([], pa.int32()),
+                    rewards=pa.array([], pa.list_(pa.float64())))),
     Case("parquet without a column", from_file("r.parquet"), r"the column 'action' is missing",
          as_parquet(prompt=[0, 0], rewards=[[1.0, 0], [0, 1.0]])),
 ]  # fmt: skip
