@@ -17,8 +17,10 @@ from paljax.locking import LOCK
 from paljax.storage import (
     Table,
     is_draft,
+    read_json,
     read_table,
     remove_drafts,
+    write_json,
     write_table,
     write_text,
 )
@@ -31,7 +33,7 @@ MODEL = "model.json"
 USERS = "users.parquet"
 POLICY = "policy.parquet"
 WEIGHTS = "weights.npy"
-STREAM = "stream.json"
+INPUTS = "inputs.json"
 SAMPLES = "samples.parquet"
 LANGUAGE_MODEL = "model"
 SPLITS = "splits.parquet"
@@ -91,12 +93,42 @@ def with_blocks(folder: Path, config: Config, num_devices: int) -> Config:
     return config.model_copy(update={"parallel": parallel})
 
 
-def open_run(folder: Path, config: RunConfig) -> None:
+def require_same_inputs(folder: Path, inputs: Mapping[str, str]) -> None:
+    """Refuse to go on with other data than a run began with.
+
+    Args:
+        folder: The run directory; `require_usable` has had nothing against it.
+        inputs: Digests of what the run reads, by key of the configuration.
+
+    Raises:
+        UserError: Names the first key whose data are others.
+    """
+    path = folder / INPUTS
+    if not path.exists():
+        if inputs and (folder / CHECKPOINTS).exists():
+            raise UserError(
+                f"{folder}: holds a run that did not record what it reads; choose another --run-dir"
+            )
+        return
+    held = read_json(path)
+    if not isinstance(held, dict):
+        raise UserError(f"{path}: damaged: wanted digests by key")
+    difference = first_difference(held, dict(inputs))
+    if difference is not None:
+        raise UserError(
+            f"{path}: what {difference[0]} names is not what the run began with; choose another "
+            "--run-dir"
+        )
+
+
+def open_run(folder: Path, config: RunConfig, inputs: Mapping[str, str] | None = None) -> None:
     """Make a run directory, or clear the one that is there of files that a kill left half-written.
 
     Args:
         folder: The run directory; `require_usable` has had nothing against it.
         config: The run's configuration.
+        inputs: What `require_same_inputs` has had nothing against; None where a run records in
+            another way what it reads.
 
     Raises:
         UserError: If the folder can't be written.
@@ -106,11 +138,12 @@ def open_run(folder: Path, config: RunConfig) -> None:
     except OSError as error:
         raise UserError(f"{folder}: can't make the run directory ({error.strerror})") from None
     remove_drafts(folder)
-    if (folder / CONFIG).exists():
-        return
-    record = _record(config) | {"versions": versions()}
-    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
-    write_text(folder / CONFIG, text)
+    if not (folder / CONFIG).exists():
+        record = _record(config) | {"versions": versions()}
+        text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
+        write_text(folder / CONFIG, text)
+    if inputs is not None and not (folder / INPUTS).exists():
+        write_json(folder / INPUTS, dict(inputs))
 
 
 def record_splits(folder: Path, splits: Table) -> None:

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "paljax"
 # A module may import from its own layer and from those before it.
 LAYERS = [
-    ["errors", "ranges", "storage", "data.upstream", "text_functions", "__init__"],
+    ["errors", "ranges", "storage", "digests", "data.upstream", "text_functions", "__init__"],
     ["pretrained"],
     ["kernels"],
     ["networks"],

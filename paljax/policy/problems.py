@@ -1,6 +1,6 @@
 """What a policy run is about: the policy, the groups and their rewards, from a configuration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
+from paljax import digests
 from paljax.config.policy import (
     FileRewards,
     GroupsSection,
@@ -63,6 +64,7 @@ class Problem(NamedTuple):
     prompts: Any  # a pytree of arrays, those of X prompts with leading axis X
     take: Take  # those of some rows
     prompt_weights: NDArray[np.float64]  # [X], summing to 1
+    inputs: Mapping[str, str]  # digests of the files that it is from, by key of the configuration
     tables: FiniteTables | None  # where the actions can be enumerated
     texts: Texts | None = None  # where they are texts
 
@@ -118,6 +120,7 @@ def build_problem(config: PolicyConfig) -> Problem:
         prompts=jnp.arange(len(rewards)),
         take=_take_rows,
         prompt_weights=table.prompt_weights,
+        inputs=_inputs(config, table),
         tables=FiniteTables(rewards, table.log_reference, actions),
     )
 
@@ -195,6 +198,13 @@ def _finite(config: PolicyConfig) -> tuple[RewardTable, Policy, tuple[str, ...]]
         table = checked("rewards", section.rewards, section.reference, section.prompt_weights)
     actions = tuple(f"action {number}" for number in range(table.rewards.shape[1]))
     return table, categorical(jnp.asarray(table.log_reference, jnp.float32)), actions
+
+
+def _inputs(config: PolicyConfig, table: RewardTable) -> dict[str, str]:
+    """What the configuration does not hold itself."""
+    if not isinstance(config.rewards, FileRewards):
+        return {}
+    return {"rewards.path": digests.of_arrays(table)}
 
 
 def _of_sequences(

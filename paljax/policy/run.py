@@ -43,7 +43,8 @@ def run(config: PolicyConfig, run_dir: Path) -> None:
         until_the_end.enter_context(locking.held(run_dir))
         # Another run may have been there while this one prepared its problem.
         runs.require_usable(run_dir, config, resume=True)
-        runs.open_run(run_dir, config)
+        runs.require_same_inputs(run_dir, problem.inputs)
+        runs.open_run(run_dir, config, problem.inputs)
         for remark in problem.texts.remarks if problem.texts else ():
             say(remark)
         watch = Stopwatch(runs.MetricsLog(run_dir / runs.METRICS_LOG))

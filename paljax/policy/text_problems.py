@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from paljax import digests, pretrained
 from paljax.config.policy import (
     CausalLMPolicy,
     FunctionRewards,
@@ -52,7 +53,7 @@ from paljax.policy.prompt_files import hold_out, read_prompts
 from paljax.policy.responses import Responses, TextRewards, draw_responses
 from paljax.policy.text_policy import TextPrompts, take, text_policy
 from paljax.policy.text_rewards import of_texts, open_readers, prompt_inputs, require_same_model
-from paljax.reward.trained_model import load_model
+from paljax.reward.trained_model import digest_of, load_model
 from paljax.text_functions import functions_of
 
 _NOTHING = Calibration(None, cast(Any, np.ones(1, np.float32)), None, None)  # until it is made
@@ -67,6 +68,7 @@ class _Wanted(NamedTuple):
     rewards: TextRewards
     prompt_inputs: Callable[[tuple[str, ...]], Any]  # what rewards read of prompts
     readers: dict[str, Any]  # parameters of models that read responses, beside the policy's
+    inputs: dict[str, str]  # digests of the files that they are from, by key
 
 
 def text_problem(config: PolicyConfig) -> Problem:
@@ -127,6 +129,11 @@ def text_problem(config: PolicyConfig) -> Problem:
         prompts=prompts._replace(calibration=calibration),
         take=take,
         prompt_weights=np.full(len(texts.train), 1 / len(texts.train)),
+        inputs={
+            "prompts.path": digests.of_record(list(lines)),
+            "policy.model": pretrained.digest(model.files, settings={}),
+            **wanted.inputs,
+        },
         tables=None,
         texts=Texts(
             policy=itself,
@@ -264,6 +271,7 @@ def _of_run(
         ),
         prompt_inputs=partial(prompt_inputs, found),
         readers={name: reader.params for name, reader in readers.items()},
+        inputs={"rewards.run": digest_of(trained)},
     )
 
 
@@ -276,6 +284,7 @@ def _of_functions(source: FunctionRewards, decoder: Decoder) -> _Wanted:
         rewards=of_functions(source.functions, decoder),
         prompt_inputs=lambda prompts: None,
         readers={},
+        inputs={},
     )
 
 

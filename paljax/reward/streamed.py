@@ -33,7 +33,6 @@ from paljax.data.streaming import (
     survey,
     to_stream_batch,
 )
-from paljax.errors import UserError
 from paljax.evaluation import accuracy_by_user, accuracy_gain, calibration, score, summary
 from paljax.learners.fit_by_gradient import FitState, fit_by_gradient, weights_of
 from paljax.learners.losses import LOSSES
@@ -82,8 +81,9 @@ def run(config: StreamConfig, run_dir: Path) -> None:
     stream = open_stream(config)
     with locking.held(run_dir), stopping.noticed() as asked:
         runs.require_usable(run_dir, config, resume=True)
-        runs.open_run(run_dir, config)
-        _record_stream(run_dir, stream)
+        inputs = _inputs(stream)
+        runs.require_same_inputs(run_dir, inputs)
+        runs.open_run(run_dir, config, inputs)
         paces: list[Pace] = []
         states: dict[str, FitState] = {}
         fitted = {BASELINE: configured_model(config.model, None)}
@@ -204,16 +204,15 @@ def stream_task(config: StreamConfig, stream: Stream, name: str, model: Preferen
     )
 
 
-def _record_stream(run_dir: Path, stream: Stream) -> None:
-    """Write what identifies the rows, or see that a run goes on with the rows that it had."""
-    record = {"rows": stream.facts["comparisons"], "digest": stream.survey.digest}
-    if not (run_dir / runs.STREAM).exists():
-        storage.write_json(run_dir / runs.STREAM, record)
-    elif storage.read_json(run_dir / runs.STREAM) != record:
-        raise UserError(
-            f"{run_dir / runs.STREAM}: the comparisons are not those that the run began with; "
-            "choose another --run-dir"
-        )
+def _inputs(stream: Stream) -> dict[str, str]:
+    """Digests of what a stream is read from, by key of the configuration."""
+    found = {
+        "data.comparisons": f"{stream.facts['comparisons']} rows, {stream.survey.digest:08x}",
+        "data.items": stream.items.digest(),
+    }
+    if stream.prompts is not None:
+        found["data.prompts"] = stream.prompts.digest()
+    return found
 
 
 def _conclude(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from paljax import runs, storage
+from paljax import digests, runs, storage
 from paljax.checkpoints import Checkpoints, DamagedError
 from paljax.config import Config
 from paljax.data.batches import Tables
@@ -122,6 +122,22 @@ def load_model(run_dir: Path) -> TrainedModel:
         prompt_encoder=prompt_encoder,
         user_weights=user_weights,
         user_labels=_user_labels(run_dir / runs.USERS),
+    )
+
+
+def digest_of(model: TrainedModel) -> str:
+    """Digest of all that a model is made of: another where it could reward otherwise."""
+    prompt_encoder, trained = model.prompt_encoder, model.trained
+    arrays = jax.tree.leaves((trained.params, trained.population))
+    return digests.of_record(
+        [
+            model.config.model.model_dump(mode="json"),
+            model.item_encoder.to_json(),
+            None if prompt_encoder is None else prompt_encoder.to_json(),
+            list(model.user_weights),
+            model.user_labels,
+            digests.of_arrays([*arrays, *model.user_weights.values()]),
+        ]
     )
 
 

@@ -1,5 +1,6 @@
 """Whole policy runs: results, report, resume after a kill, and one line for what is wrong."""
 
+import contextlib
 import datetime
 import json
 import pickle
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from numpy.testing import assert_allclose
 
-from paljax import report, runs, score, train
+from paljax import report, runs, score, stopping, train
 from paljax.config import load
 from paljax.locking import held
 from paljax.policy.problems import build_problem
@@ -196,6 +197,54 @@ def test_one_group_is_enough_for_what_is_not_between_groups(objective: str, tmp_
     # The policy that one reward asks for is in closed form: β log E_ref exp(r / β).
     assert best["value"] == pytest.approx(0.1 * np.log((np.exp(10) + 1) / 2), rel=1e-6)
     assert best["value"] - 0.02 < metrics["scores"]["value"] <= best["value"] + 1e-9
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()
+    }
+
+
+OTHERS = {
+    "opposite rewards": {"rewards": (-np.array(REWARDS)).tolist()},
+    "another action": {"rewards": np.pad(REWARDS, [(0, 0), (0, 1), (0, 0)]).tolist()},
+    "another reference": {"reference": [[0.5, 0.3, 0.2]] * 2},
+    "other weights of prompts": {"prompt_weights": [0.25, 0.75]},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_run_goes_on_with_the_rewards_it_began_with_or_not_at_all(
+    other: str, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    rewards, run = tmp_path / "r.json", tmp_path / "run"
+    record = {"rewards": REWARDS, "prompt_weights": [0.75, 0.25]}
+    rewards.write_text(json.dumps(record), encoding="utf-8")
+    changes = from_file(str(rewards)) | {
+        "rollouts": None,
+        "training": {"epochs": 3, "steps_per_epoch": 2, "checkpoint_every": 1},
+    }
+    command = ["--config", str(write(tmp_path, **changes)), "--run-dir", str(run)]
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "noticed", lambda: contextlib.nullcontext(lambda: True))
+        assert train.main(command) == 0
+    assert not (run / runs.METRICS).exists()
+    before = files_of(run)
+    rewards.write_text(json.dumps(record | OTHERS[other]), encoding="utf-8")
+    capsys.readouterr()
+    assert train.main(command) == 2
+    assert capsys.readouterr().err == (
+        f"paljax.train: {run / runs.INPUTS}: what rewards.path names is not what the run began "
+        "with; choose another --run-dir\n"
+    )
+    assert files_of(run) == before
+    # Written anew, with the same numbers, they are the same rewards.
+    rewards.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (run / runs.INPUTS).rename(tmp_path / "inputs")
+    assert train.main(command) == 2
+    assert "holds a run that did not record what it reads" in capsys.readouterr().err
+    (tmp_path / "inputs").rename(run / runs.INPUTS)
+    assert train.main(command) == 0
 
 
 class Case(NamedTuple):

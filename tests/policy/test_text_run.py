@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -133,6 +134,53 @@ def test_a_run_that_was_stopped_ends_as_the_straight_run(folder: Path, monkeypat
         assert left.read_bytes() == right.read_bytes(), name
     left, right = (pq.read_table(folder / each / runs.SAMPLES) for each in ("stopped", "straight"))
     assert left.equals(right)
+
+
+def other_prompts(folder: Path) -> None:
+    path = folder / "prompts.jsonl"
+    path.write_text(path.read_text().replace("a dog", "big cat"), encoding="utf-8")
+
+
+def other_weights(folder: Path) -> None:
+    path = folder / "reward" / runs.USERS
+    table = pq.read_table(path).to_pydict()
+    table["weights"] = [row[::-1] for row in table["weights"]]
+    pq.write_table(pa.table(table), path)
+
+
+def other_model(folder: Path) -> None:
+    path = folder / "tiny" / "model.safetensors"
+    arrays = load_file(path)
+    name = next(iter(arrays))
+    save_file(arrays | {name: -arrays[name]}, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "rewards"),
+    [
+        (other_prompts, "prompts.path", POLICY["rewards"]),
+        (other_weights, "rewards.run", POLICY["rewards"]),
+        (other_model, "policy.model", {"name": "functions", "functions": ["concise", "positive"]}),
+    ],
+)
+def test_a_run_goes_on_with_what_it_began_with_or_not_at_all(
+    change: Any, key: str, rewards: Any, folder: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    config = POLICY | {"rewards": rewards}
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "noticed", lambda: _Noticed(lambda: True))
+        assert run(config, "stopped", folder) == 0
+    change(folder)
+    before = {path: path.read_bytes() for path in Path("stopped").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert run(config, "stopped", folder) == 2
+    assert capsys.readouterr().err == (
+        f"paljax.train: stopped/{runs.INPUTS}: what {key} names is not what the run began with; "
+        "choose another --run-dir\n"
+    )
+    assert before == {
+        path: path.read_bytes() for path in Path("stopped").rglob("*") if path.is_file()
+    }
 
 
 class _Noticed(NamedTuple):

@@ -78,6 +78,7 @@ def scores(normalize: str) -> text_results.TextResults:
         prompts=None,
         take=nothing,
         prompt_weights=np.ones(1),
+        inputs={},
         tables=None,
         texts=texts,
     )

@@ -14,7 +14,7 @@ from paljax import runs, train
 from paljax.checkpoints import Checkpoints
 from paljax.config import parse
 from paljax.data.batches import Sizes, Tables, list_batches, to_batch
-from paljax.data.streaming import StreamBatches
+from paljax.data.streaming import Embeddings, StreamBatches
 from paljax.errors import Stopped
 from paljax.loop import fit
 from paljax.reward.fits import configured_model
@@ -155,7 +155,32 @@ def test_a_run_finds_what_was_planted_and_refuses_other_rows(folder, capsys):
     values, _ = columns(3000, noise=0.06)
     write_parquet(folder / "shards", values)
     assert train.main([*command, "training.epochs=12"]) == 2
-    assert "are not those that the run began with" in capsys.readouterr().err
+    assert "what data.comparisons names is not what the run began with" in capsys.readouterr().err
+    assert not (folder / "run" / runs.REPORT).exists()
+    values, items = columns(3000, noise=0.05)
+    write_parquet(folder / "shards", values)
+    np.save(folder / "items.npy", -items)
+    assert train.main([*command, "training.epochs=12"]) == 2
+    assert "what data.items names is not what the run began with" in capsys.readouterr().err
+    np.save(folder / "items.npy", items.astype(np.float64))  # read as the same numbers
+    assert train.main([*command, "training.epochs=12"]) == 0
+    assert (folder / "run" / runs.REPORT).exists()
+
+
+@pytest.mark.parametrize("count", [1, 5, 5000])
+def test_another_first_or_last_row_is_another_digest(count, tmp_path):
+    path = tmp_path / "items.npy"
+    rows = np.arange(2.0 * count, dtype=np.float32).reshape(count, 2)
+    digests = set()
+    for place in (None, 0, -1):
+        changed = rows.copy()
+        if place is not None:
+            changed[place] += 1
+        np.save(path, changed)
+        digests.add(Embeddings(path, key="data.items").digest())
+    np.save(path, rows.reshape(-1, 1))
+    digests.add(Embeddings(path, key="data.items").digest())
+    assert len(digests) == (3 if count == 1 else 4)
 
 
 def change_shard(**changes):

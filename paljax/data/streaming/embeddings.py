@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from paljax import digests
 from paljax.errors import UserError
+
+_DIGESTED = 1024  # rows: each may be a page to fetch from a disk
 
 
 class Embeddings:
@@ -49,7 +52,17 @@ class Embeddings:
         """D."""
         return int(self._rows.shape[1])
 
-    def read(self, numbers: NDArray[np.int32]) -> NDArray[Any]:
+    def digest(self) -> str:
+        """Digest of the shape, and of rows at equal distances from the first to the last.
+
+        Another file is noticed, and one that was computed anew; a change of a few rows among
+        millions may not be. Reading them all would take as long as an epoch.
+        """
+        count = self.count
+        numbers = np.unique(np.linspace(0, count - 1, min(count, _DIGESTED)).astype(np.int64))
+        return digests.of_arrays([np.array(self._rows.shape), self.read(numbers)])
+
+    def read(self, numbers: NDArray[np.integer[Any]]) -> NDArray[Any]:
         """Copy rows, [..., D], as the file has them (float64 as float32).
 
         The pages that held them are given back at once: they stay in the system's cache and are
