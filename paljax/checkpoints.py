@@ -98,7 +98,12 @@ class Checkpoints:
                         aside.mkdir(exist_ok=True)
                         (self._folder / str(number)).rename(aside / f"{number}-{time.time_ns()}")
                 self._manager.reload()
-                say(f"{error}; moved to {aside}, the one before goes on")
+                then = (
+                    "no older one is left, the fit begins again"
+                    if self._manager.latest_step() is None
+                    else "the fit goes on from the one before"
+                )
+                say(f"{error}; moved to {aside}; {then}")
         return None
 
     def __enter__(self) -> Self:

@@ -63,3 +63,19 @@ def test_no_thread_outlives_a_write_that_failed(tmp_path, monkeypatch, caplog):
         checkpoints.save(0, STATE)
     assert "_CHECKPOINT_METADATA" in caplog.text
     assert not [each for each in set(threading.enumerate()) - before if not each.daemon]
+
+
+def test_it_is_told_whether_an_older_checkpoint_is_left(tmp_path):
+    folder, said = tmp_path / "fit", []
+    with Checkpoints(folder) as checkpoints:
+        for number in (1, 2, 3):
+            checkpoints.save(number, STATE)
+    half(folder / "3" / "default" / "manifest.ocdbt")
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.restore_newest(STATE, say=said.append) is not None
+        half(folder / "2" / "default" / "manifest.ocdbt")
+        assert checkpoints.restore_newest(STATE, say=said.append) is None
+    assert [line.split("moved to ")[1] for line in said] == [
+        f"{tmp_path / 'fit.damaged'}; the fit goes on from the one before",
+        f"{tmp_path / 'fit.damaged'}; no older one is left, the fit begins again",
+    ]
