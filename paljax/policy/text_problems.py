@@ -89,10 +89,7 @@ def text_problem(config: PolicyConfig) -> Problem:
     texts = hold_out(lines, config.prompts.held_out, seed=config.seed)
     grid = grid_of(config.parallel.data, config.parallel.fsdp)
     places = None if grid is None else places_on(grid)
-    with about("policy.model"):
-        model = open_language_model(
-            section.model, tokenizer=section.tokenizer, revision=section.revision
-        )
+    model = _model(section)
     require_divisible(
         grid,
         width=model.config.width,
@@ -129,11 +126,7 @@ def text_problem(config: PolicyConfig) -> Problem:
         prompts=prompts._replace(calibration=calibration),
         take=take,
         prompt_weights=np.full(len(texts.train), 1 / len(texts.train)),
-        inputs={
-            "prompts.path": digests.of_record(list(lines)),
-            "policy.model": pretrained.digest(model.files, settings={}),
-            **wanted.inputs,
-        },
+        inputs=_inputs(lines, model) | wanted.inputs,
         tables=None,
         texts=Texts(
             policy=itself,
@@ -209,6 +202,20 @@ def normalised(
 ) -> Float[Array, "B n G"]:
     """Rewards measured by the prompts' calibration."""
     return apply(prompts.calibration, in_nats(prompts, tokens, mask))
+
+
+def _model(section: CausalLMPolicy) -> LanguageModel:
+    with about("policy.model"):
+        return open_language_model(
+            section.model, tokenizer=section.tokenizer, revision=section.revision
+        )
+
+
+def _inputs(lines: Mapping[str, int], model: LanguageModel) -> dict[str, str]:
+    return {
+        "prompts.path": digests.of_record(list(lines)),
+        "policy.model": pretrained.digest(model.files, settings={}),
+    }
 
 
 def _policies(
