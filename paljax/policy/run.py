@@ -205,8 +205,10 @@ def _summary(metrics: Mapping[str, Any]) -> list[str]:
     exact = "" if "texts" in metrics else "exact "
     lines += [line(f"{exact}{name}", block) for name, block in metrics["comparisons"].items()]
     for name, found in metrics.get("texts", {}).get("functions", {}).items():
+        error = found["win_rate_standard_error"]
         lines.append(
             f"  {name}: {found['mean']:.3f}, reference {found['reference']:.3f}; "
-            f"wins {100 * found['win_rate']:.1f} % ± {100 * found['win_rate_standard_error']:.1f}"
+            f"wins {100 * found['win_rate']:.1f} %"
+            + ("" if error is None else f" ± {100 * error:.1f}")
         )
     return lines

@@ -190,9 +190,9 @@ def _functions(
     return found
 
 
-def _error(by_prompt: NDArray[np.floating[Any]]) -> float:
+def _error(by_prompt: NDArray[np.floating[Any]]) -> float | None:
     if len(by_prompt) < 2:
-        return 0.0
+        return None  # how far another prompt would differ, one prompt does not say
     return float(by_prompt.std(ddof=1) / np.sqrt(len(by_prompt)))
 
 

@@ -20,7 +20,7 @@ class PolicyScores(BaseModel):
     kl: float
     value: float
     win_rates: dict[str, dict[str, float]] = {}  # by opponent, then group
-    standard_errors: dict[str, float] = {}
+    standard_errors: dict[str, Number] = {}  # None: of one prompt
     kl_standard_error: Number = None
     length: Number = None
     at_full_length: Number = None
@@ -37,7 +37,7 @@ class PolicyFunction(BaseModel):
     mean: float
     reference: float
     win_rate: float
-    win_rate_standard_error: float
+    win_rate_standard_error: Number = None
 
 
 class PolicyTexts(BaseModel):

@@ -131,8 +131,13 @@ def _ordered(run: PolicyRun) -> list[tuple[str, PolicyScores]]:
 def _row(
     name: str, scores: PolicyScores, names: Sequence[str], *, bold: bool
 ) -> policy_figures.Row:
-    errors = [scores.standard_errors[n] for n in names] if scores.standard_errors else None
-    return policy_figures.Row(name, [scores.utilities[n] for n in names], errors, bold)
+    errors = [error for n in names if (error := scores.standard_errors.get(n)) is not None]
+    return policy_figures.Row(
+        name,
+        [scores.utilities[n] for n in names],
+        errors if len(errors) == len(names) else None,
+        bold,
+    )
 
 
 def _learning(run: PolicyRun, prefix: str) -> Html:

@@ -59,5 +59,7 @@ def _row(name: str, scores: PolicyScores, lengths: list[str]) -> list[str]:
     ]
 
 
-def _percent(rate: float, error: float) -> str:
+def _percent(rate: float, error: float | None) -> str:
+    if error is None:
+        return f"{100 * rate:.1f} %"
     return f"{100 * rate:.1f} ± {100 * error:.1f} %"

@@ -73,6 +73,21 @@ def test_a_run_on_known_rewards_needs_no_reward_run(folder: Path) -> None:
     assert metrics["scores"]["minimum"] > 3 * max(metrics["scores"]["standard_errors"].values())
 
 
+def test_of_one_held_out_prompt_there_are_no_standard_errors(folder: Path, capsys: Any) -> None:
+    training = {"epochs": 1, "steps_per_epoch": 1, "prompts_per_batch": 3}
+    prompts = POLICY["prompts"] | {"held_out": 0.1}  # type: ignore[operator]
+    assert run(folder, prompts=prompts, training=training) == 0
+    metrics = json.loads((folder / "run" / runs.METRICS).read_text())
+    assert metrics["problem"]["held-out prompts"] == 1
+    assert metrics["scores"]["standard_errors"] == dict.fromkeys(PEOPLE)
+    assert metrics["scores"]["kl_standard_error"] is None
+    for judged in metrics["texts"]["functions"].values():
+        assert judged["gain_standard_error"] is judged["win_rate_standard_error"] is None
+    said = capsys.readouterr().out
+    assert re.search(r"positive: .*; wins [\d.]+ %\n", said)
+    assert "±" not in said + (folder / "run" / runs.REPORT).read_text()
+
+
 def test_prompts_open_as_the_tokenizer_says(folder: Path) -> None:
     tiny_language_model.write(folder / "plain", opens=False)
     for model, opening in (("tiny", [1]), ("plain", [])):
