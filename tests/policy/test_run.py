@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import itertools
 import json
 import pickle
 import re
@@ -10,18 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from numpy.testing import assert_allclose
+from scipy.optimize import minimize_scalar
 
 from paljax import report, runs, score, stopping, train
 from paljax.config import load
 from paljax.locking import held
 from paljax.policy.problems import build_problem
-from paljax.policy.results import exact_scores, optima
+from paljax.policy.results import exact_scores, optima, sampled_scores
 from tests import killing
 from tests.killing import AfterEpochs, InWrite
 
@@ -138,6 +141,73 @@ def test_no_policy_is_worth_more_than_the_exact_one() -> None:
         policy = found["maxmin"].policy * np.exp(0.1 * noise)
         policy /= policy.sum(axis=1, keepdims=True)
         assert exact_scores(problem, policy, {}, 0.1)["value"] <= value["maxmin"] + 1e-9
+
+
+# The second group is the worse served one, more so at the first prompt.
+UNEVEN = np.array([[[1.0, 0.0], [0.0, 0.4], [0.4, 0.2]], [[0.2, 0.5], [0.8, 0.1], [0.5, 0.4]]])
+
+
+def least_dual(rewards: Any, weights: Any, *, cap: float = 1.0) -> tuple[float, Any]:
+    """min_q Σ_x w_x β log E_ref exp(q·r / β) over two groups' weights up to a cap, by search.
+
+    Returns:
+        It, and the policy there.
+    """
+
+    def dual(first: float) -> float:
+        return sum(
+            weight * 0.1 * np.log(np.mean(np.exp(row @ [first, 1 - first] / 0.1)))
+            for weight, row in zip(weights, rewards, strict=True)
+        )
+
+    found = minimize_scalar(dual, bounds=(1 - cap, cap), method="bounded", options={"xatol": 1e-9})
+    tilts = np.exp(rewards @ [found.x, 1 - found.x] / 0.1)
+    return found.fun, tilts / tilts.sum(axis=1, keepdims=True)
+
+
+def test_each_optimum_is_its_own() -> None:
+    """MaxMin, CVaR and MaxMin prompt by prompt are apart, and worth what their duals are."""
+    weights = [0.75, 0.25]
+    rewards = {"name": "table", "rewards": UNEVEN.tolist(), "prompt_weights": weights}
+    problem = build_problem(load_record(CONFIG | {"rewards": rewards}))
+    found = optima(problem, 0.1, 0.75)
+    wanted = {
+        "maxmin": least_dual(UNEVEN, weights),
+        "cvar": least_dual(UNEVEN, weights, cap=1 / (0.75 * 2)),
+    }
+    alone = [least_dual(UNEVEN[x : x + 1], [1.0]) for x in range(2)]
+    wanted["maxmin_per_prompt"] = (
+        sum(weight * value for weight, (value, _) in zip(weights, alone, strict=True)),
+        np.concatenate([policy for _, policy in alone]),
+    )
+
+    def worst(utilities: Any, cap: float) -> float:
+        low, high = sorted(utilities)
+        return cap * low + (1 - cap) * high
+
+    for name, (dual, policy) in wanted.items():
+        assert_allclose(found[name].policy, policy, atol=1e-5)
+        utilities = np.einsum("xy,xyg->xg", found[name].policy, UNEVEN)
+        kl = (found[name].policy * np.log(3 * found[name].policy)).sum(axis=1)
+        primal = {
+            "maxmin": worst(weights @ utilities, 1.0),
+            "cvar": worst(weights @ utilities, 1 / (0.75 * 2)),
+            "maxmin_per_prompt": weights @ utilities.min(axis=1),
+        }[name] - 0.1 * (weights @ kl)
+        assert primal == pytest.approx(dual, abs=1e-7)
+    for left, right in itertools.combinations(wanted, 2):
+        assert np.abs(found[left].policy - found[right].policy).sum(axis=1).max() > 0.1
+
+
+def test_sampled_scores_err_as_far_as_they_say() -> None:
+    """Standard errors by definition, of prompts with unequal weights, within their own noise."""
+    problem, samples = build_problem(load_record(CONFIG)), 20_000
+    params = problem.policy.init(jax.random.key(0))
+    found = sampled_scores(problem, params, jax.random.key(1), samples, 0.1)
+    for g, name in enumerate(problem.groups.names):
+        variances = np.var(REWARDS, axis=1)[:, g]  # under the even reference
+        expected = np.sqrt(0.75**2 * variances[0] / samples + 0.25**2 * variances[1] / samples)
+        assert found["standard_errors"][name] == pytest.approx(expected, rel=0.02)
 
 
 def load_record(record: Any) -> Any:
