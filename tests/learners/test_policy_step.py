@@ -93,6 +93,18 @@ def test_a_batch_is_weighed_by_what_was_known_before_it(name: str, samples: int 
     assert_allclose(np.sort(weights), np.tile([0.0, 0.0, 1.0], (len(weights), 1)))
 
 
+@pytest.mark.parametrize("samples", [None, 4], ids=["exact", "sampled"])
+def test_the_value_of_a_batch_is_of_the_worst_off_up_to_the_cap(samples: int | None) -> None:
+    """CVaR of one half of three groups: two thirds of the weight at the worst, the rest next."""
+    problem = table()
+    learner = learner_of(problem, "cvar", 10, samples=samples)
+    _, metrics = jax.jit(learner.step)(learner.init(jax.random.key(0)), batch_of(problem))
+    low, middle, _ = sorted(float(metrics[f"utility/{name}"]) for name in problem.groups.names)
+    assert middle - low > 0.1
+    worst = 2 / 3 * low + 1 / 3 * middle
+    assert metrics["value"] == pytest.approx(worst - problem.beta * float(metrics["kl"]), rel=1e-5)
+
+
 def test_averages_are_over_the_last_part_of_the_steps() -> None:
     problem, steps = table(), 6
     learner = learner_of(problem, "maxmin", steps, learning_rate=0.5)
@@ -144,7 +156,7 @@ def test_ratios_beyond_the_clip_have_no_gradient() -> None:
     rewards = np.asarray(of_responses(prompts, drawn.tokens, drawn.mask)[0]) @ [0.5, 0.5]
     gains = [rewards[i] - problem.beta * (old[i] - reference[i]).sum() for i in range(samples)]
     advantages = [gains[i] - np.mean(np.delete(gains, i)) for i in range(samples)]
-    counted, log_probs = [], jax.jit(problem.policy.log_probs)
+    counted, outside, log_probs = [], [], jax.jit(problem.policy.log_probs)
 
     def loss(params: Any) -> Any:
         now = log_probs(params, prompts, drawn.tokens, drawn.mask)[0]
@@ -154,15 +166,21 @@ def test_ratios_beyond_the_clip_have_no_gradient() -> None:
                 ratio = jnp.exp(now[i, t] - old[i, t])
                 beyond = ratio > 1 + clip if advantages[i] > 0 else ratio < 1 - clip
                 counted.append(bool(mask[i, t] and beyond))
+                outside.append(bool(mask[i, t] and abs(ratio - 1) > clip))
                 if mask[i, t] and not beyond:
                     total = total - ratio * advantages[i] / samples
         return total
 
-    params = start
+    params, shares = start, []
     for _ in range(2):
+        outside.clear()
         counted.clear()
         # The gradient keeps to the branches that the values decide.
         params = {"tilts": params["tilts"] - rate * jax.grad(loss)(params)["tilts"]}
-    assert 0 < sum(counted) < mask.sum()
-    found, _ = learner.step(state, batch_of(problem))
+        shares.append(sum(outside) / mask.sum())
+    assert 0 < sum(counted) < mask.sum() < mask.size
+    found, metrics = learner.step(state, batch_of(problem))
     assert_allclose(found.params["tilts"], params["tilts"], atol=2e-5)
+    # Of the tokens that there are, at either side of the clip, over both updates.
+    assert shares[1] > sum(counted) / mask.sum() > shares[0] == 0
+    assert metrics["clipped"] == pytest.approx(np.mean(shares))
