@@ -1,5 +1,6 @@
 """fit_simplex against scipy, its certificate, its symmetries and its edges."""
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -133,6 +134,27 @@ def test_float32_reaches_the_default_tolerance(scale: float) -> None:
     )
     assert found.gap.max() <= 1e-5
     assert found.iterations.max() <= 12
+
+
+def test_every_step_descends_to_its_end(monkeypatch: pytest.MonkeyPatch, x64: None) -> None:
+    """The slope of F along a step is negative up to its end, also where curvatures are far apart.
+
+    Sure choices have next to no curvature until a step that others ask for makes them unsure.
+    """
+    random = np.random.default_rng(0)
+    users, prior = 4000, np.array([0.6, 0.3, 0.1])
+    size = 10 ** random.uniform(0, 1.5, (users, 3, 1))
+    margins = size * random.normal(size=(users, 3, 3))
+    mask = 10 ** random.uniform(-2, 2, (users, 3))
+    arrays = (margins.transpose(1, 2, 0), mask.T, 0.1 * prior, prior, np.array(LONG))
+    reached = []
+    for steps in (0, 1, 2, 3):
+        monkeypatch.setattr(simplex_newton, "MAX_STEPS", steps)
+        weights, derivatives, taken = simplex_newton.minimize(*map(jnp.asarray, arrays))
+        assert taken.max() == steps
+        reached.append((np.asarray(weights), np.asarray(derivatives.gradient)))
+    for (before, _), (after, gradient) in itertools.pairwise(reached):
+        assert (gradient * (after - before)).sum(axis=0).max() < 1e-12  # which is rounding
 
 
 def test_a_user_without_comparisons_gets_the_prior_bit_for_bit() -> None:
