@@ -320,8 +320,9 @@ def test_one_reward_is_enough_for_the_single_reward_policy_alone(folder: Path, c
     assert (len(problem.groups.names), problem.num_rewards) == (1, 1)
     capsys.readouterr()
     assert run(POLICY | {"rewards": single["rewards"]}, "new", folder) == 2
-    line = "paljax.train: groups: there is 1 group (K = 1 rewards); MaxMin is between two or more\n"
-    assert capsys.readouterr().err == line
+    assert capsys.readouterr().err == (
+        "paljax.train: groups: there is 1 group (K = 1 rewards); 'maxmin' is between two or more\n"
+    )
     assert not (folder / "new").exists()
 
 
