@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from paljax.data.dataset import Comparisons, Dataset, Table
 from paljax.data.encoders import content
+from paljax.data.messages import as_read
 from paljax.data.prepare import Prepared
 from paljax.models import Inputs, VectorInputs, gather
 from paljax.reward.predictors import Trained
@@ -192,7 +193,7 @@ def _listed(
 
 def _written(table: Table, attributes: tuple[str, ...], row: int) -> str:
     if isinstance(table, tuple) or not attributes:
-        return content(table[row : row + 1])[0]
+        return as_read(content(table[row : row + 1])[0])
     return ", ".join(
         f"{name} {json.dumps(round(value, 3))}"
         for name, value in zip(attributes, table[row].tolist(), strict=True)

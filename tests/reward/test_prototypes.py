@@ -5,6 +5,7 @@ import numpy as np
 
 from paljax.data.dataset import assemble
 from paljax.data.encoders import ItemId, Numbers, fit_encoder
+from paljax.data.messages import written
 from paljax.data.prepare import Prepared, encode_tables
 from paljax.data.splits import Split
 from paljax.models import bradley_terry
@@ -44,7 +45,8 @@ def test_an_effect_follows_the_indicators_of_its_number():
     assert slope < -0.8  # A year is shorter than the mean: a longer contract loses its bonus.
 
 
-TEXTS = ("all like it", "all hate it", "half like it", "nobody's", "as the mean item")
+CHAT = written([{"role": "assistant", "content": "all hate it"}])  # listed as it is read
+TEXTS = ("all like it", CHAT, "half like it", "nobody's", "as the mean item")
 
 
 def test_common_ground_counts_prototypes_by_their_share():
