@@ -79,6 +79,7 @@ def problem_of(config, reward_config, sizes):
         prompts=TextPrompts(Prompts(tokens, tokens == 0), None, calibration, base),
         take=take,
         prompt_weights=np.full(X, 1 / X),
+        inputs={},
         tables=None,
     )
 
