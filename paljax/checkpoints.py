@@ -22,8 +22,6 @@ _OF_THE_SYSTEM = [
     os.strerror(code)
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG)
 ]
-
-
 _MOST_FAILURES = 8  # a checkpoint writes fewer files of its own than that
 
 
@@ -118,10 +116,7 @@ class Checkpoints:
     ) -> None:
         try:
             with self._written():
-                try:
-                    self._manager.wait_until_finished()
-                finally:
-                    self._close()
+                self._close()
         except UserError:
             if error is None:
                 raise  # else what went wrong first is told
@@ -129,7 +124,7 @@ class Checkpoints:
             self._event_loops.__exit__(None, None, None)
 
     def _close(self) -> None:
-        """Have Orbax let go of its threads.
+        """Wait for what is being written, and have Orbax let go of its threads.
 
         It does so when no write of before is left to have failed, and tells one failure a time.
         """
