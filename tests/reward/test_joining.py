@@ -10,13 +10,13 @@ import yaml
 
 from paljax import runs, train
 from paljax.config import load
-from paljax.data.prepare import prepare
 from paljax.data.splits import VALIDATION_QUERY, VALIDATION_SUPPORT
 from paljax.predictions import encode
 from paljax.reward import run as run_module
-from paljax.reward.fits import Fitting, best_of, build_model, fit_candidates
+from paljax.reward.fits import best_of, build_model, fit_candidates
 from paljax.reward.joining import choose_joining
 from paljax.reward.predictors import join
+from tests.reward.fitting import fitting_of
 from tests.reward.test_never_worse import choices
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -52,18 +52,7 @@ def written(folder: Path, **changes) -> Path:
 
 @pytest.fixture
 def fitting(tmp_path):
-    config = load(written(tmp_path))
-    return Fitting(
-        config=config,
-        prepared=prepare(config, uses_prompts=False),
-        run_dir=tmp_path / "run",
-        say=lambda line: None,
-        progress_bar=False,
-        paces=[],
-        log=runs.NoLog(),
-        learners={},
-        stop=lambda: False,
-    )
+    return fitting_of(load(written(tmp_path)), tmp_path / "run")
 
 
 def test_the_strength_is_that_of_the_least_loss_user_by_user(fitting):

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import yaml
 
-from paljax import runs
 from paljax.config import load
 from paljax.data import prepare as preparing
 from paljax.data.dataset import assemble_votes
 from paljax.data.prepare import prepare
 from paljax.reward import run as run_module
 from paljax.reward.baselines import MOST_ATTRIBUTES
-from paljax.reward.fits import Fitting
+from tests.reward.fitting import fitting_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -86,7 +85,7 @@ def ballots(config):
     )
 
 
-def fitting_of(folder, case, patch):
+def fitting_for(folder, case, patch):
     config = {
         "model": {"name": "bradley_terry"},
         "evaluation": {"published_pal": case == "attributes"},
@@ -96,17 +95,7 @@ def fitting_of(folder, case, patch):
         patch.setattr(preparing, "load_dataset", ballots)
         config["encoder"] = [{"name": "item_id", "width": 3}]
     loaded = configured(folder, rows(CASES[case][0]), **config)
-    return Fitting(
-        config=loaded,
-        prepared=prepare(loaded, uses_prompts=False),
-        run_dir=folder / "run",
-        say=lambda line: None,
-        progress_bar=False,
-        paces=[],
-        log=runs.NoLog(),
-        learners={},
-        stop=lambda: False,
-    )
+    return fitting_of(loaded, folder / "run")
 
 
 def answered_otherwise(prepared):
@@ -132,7 +121,7 @@ def answered_otherwise(prepared):
 
 @pytest.mark.parametrize("case", CASES)
 def test_no_baseline_learns_from_what_is_scored(case, tmp_path, monkeypatch):
-    one = fitting_of(tmp_path, case, monkeypatch)
+    one = fitting_for(tmp_path, case, monkeypatch)
     # With the learners of the first: two fits with one learner share programs.
     two = one._replace(prepared=answered_otherwise(one.prepared), run_dir=tmp_path / "other")
     comparisons, split = one.prepared.dataset.comparisons, one.prepared.split
