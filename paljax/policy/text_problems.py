@@ -89,7 +89,7 @@ def text_problem(config: PolicyConfig) -> Problem:
     texts = hold_out(lines, config.prompts.held_out, seed=config.seed)
     grid = grid_of(config.parallel.data, config.parallel.fsdp)
     places = None if grid is None else places_on(grid)
-    model = _model(section)
+    model = starting_model(section)
     require_divisible(
         grid,
         width=model.config.width,
@@ -204,7 +204,8 @@ def normalised(
     return apply(prompts.calibration, in_nats(prompts, tokens, mask))
 
 
-def _model(section: CausalLMPolicy) -> LanguageModel:
+def starting_model(section: CausalLMPolicy) -> LanguageModel:
+    """The language model that a policy starts from; read once a process."""
     with about("policy.model"):
         return open_language_model(
             section.model, tokenizer=section.tokenizer, revision=section.revision

@@ -5,12 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from paljax.config.policy import CausalLMPolicy
-from paljax.data.encoders.causal_lm import open_language_model
 from paljax.networks import lora
 from paljax.networks.loading import save_language_model
 from paljax.networks.tokenizers import TOKENIZER
 from paljax.policies import Params
-from paljax.policy.text_problems import end_tokens_of
+from paljax.policy.text_problems import end_tokens_of, starting_model
 from paljax.storage import write_folder
 
 
@@ -31,9 +30,7 @@ def write_trained(section: CausalLMPolicy, params: Params, folder: Path) -> str:
     Raises:
         UserError: If the folder can't be written.
     """
-    start = open_language_model(
-        section.model, tokenizer=section.tokenizer, revision=section.revision
-    )
+    start = starting_model(section)
     trained = start._replace(
         config=dataclasses.replace(start.config, end_tokens=end_tokens_of(section, start.config)),
         params=params if section.lora is None else lora.with_parts(start.params, params),
